@@ -1,0 +1,3 @@
+"""mailagent answers mailed datasets and questions with computed figures, charts and tables."""
+
+__version__ = "0.1.0"

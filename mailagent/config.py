@@ -1,0 +1,254 @@
+"""Every setting: TOML text and secrets in, a frozen Config or the list of all faults out; config/mailagent.toml shows each."""
+
+import tomllib
+from collections.abc import Mapping
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+
+from mailagent.core.errors import ConfigError
+
+Security = Literal["tls", "starttls", "none"]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Address = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[^@\s<>\"]+@[^@\s<>\"]+$")]
+Domain = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[^@\s]+$")]
+
+
+class Part(BaseModel):
+    """A table of the file: frozen, and a key that it does not know is a fault."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, hide_input_in_errors=True)
+
+
+class Mail(Part):
+    """[mail] – the address that is served."""
+
+    address: Address = Field(description="The address that people write to; replies come from it.")
+    name: str = Field("mailagent", description="The display name of replies.")
+    folder: str = Field("INBOX", description="The mailbox that is watched.")
+    start: Literal["new", "unseen", "all"] = Field(
+        "new",
+        description="What the very first start takes over: only mail that arrives later, the unread, or all.",
+    )
+    authserv_id: str = Field(
+        "", description="The name under which your receiving server writes Authentication-Results (RFC 8601)."
+    )
+    max_message_mb: Positive = Field(36.0, description="A larger message is refused, in megabytes.")
+    processed_folder: str = Field("", description='Where handled mail is moved; "" leaves it where it is.')
+    refused_folder: str = Field(
+        "", description='Where mail without an answer is moved; "" leaves it where it is.'
+    )
+    held_folder: str = Field(
+        "", description='Where mail that needs a person is moved; "" leaves it where it is.'
+    )
+
+
+class Imap(Part):
+    """[imap] – the server that mail is read from. The password is MAILAGENT_IMAP_PASSWORD or the credential imap-password."""
+
+    host: str = Field(description="The IMAP server.")
+    port: Port = Field(993, description="Its port.")
+    security: Security = Field("tls", description='"tls", "starttls", or "none" (loopback only).')
+    user: str = Field(description="The login name.")
+    ca_file: str = Field("", description='A file of certificate authorities to trust; "" for the system\'s.')
+    idle_seconds: Positive = Field(
+        240.0, description="The mailbox is looked at this often even if IDLE is silent."
+    )
+    timeout_seconds: Positive = Field(30.0, description="How long one answer of the server may take.")
+
+
+class Smtp(Part):
+    """[smtp] – the server that replies are handed to. The password is MAILAGENT_SMTP_PASSWORD or the credential smtp-password."""
+
+    host: str = Field(description="The submission server (RFC 6409).")
+    port: Port = Field(465, description="Its port.")
+    security: Security = Field("tls", description='"tls", "starttls", or "none" (loopback only).')
+    user: str = Field("", description='The login name; "" for a server that asks for none.')
+    ca_file: str = Field("", description='A file of certificate authorities to trust; "" for the system\'s.')
+    timeout_seconds: Positive = Field(60.0, description="How long one answer of the server may take.")
+    sent_copy: Literal["auto", "always", "never"] = Field(
+        "auto", description="Append replies to the Sent folder: unless the server did, always, or never."
+    )
+
+
+class Allow(Part):
+    """[[allow]] – who is answered; repeat the table for more rules. Without one, nobody is."""
+
+    addresses: tuple[Address, ...] = Field((), description="Addresses that may write.")
+    domains: tuple[Domain, ...] = Field((), description="Domains whose every address may write.")
+    proof: Literal["authenticated", "none"] = Field(
+        "authenticated",
+        description="What a sender must show: dmarc=pass or an aligned dkim=pass from authserv_id, or nothing (test only).",
+    )
+
+
+class Model(Part):
+    """[model] – the Messages API that the agent thinks with. The key is ANTHROPIC_API_KEY or the credential anthropic-api-key."""
+
+    base_url: str = Field(
+        "https://api.anthropic.com", description="The server; any that speaks the Messages API."
+    )
+    name: str = Field("claude-sonnet-4-5", description="The model.")
+    notice: str = Field(
+        "", description='A line at the foot of every reply, say what kind of model answers; "" for none.'
+    )
+    max_requests: Count = Field(60, description="Requests that one turn may make.")
+    max_output_tokens: Count = Field(200_000, description="Output tokens that one turn may use.")
+    timeout_seconds: Positive = Field(600.0, description="How long one model request may take.")
+
+
+class Agent(Part):
+    """[agent] – one turn of the agent."""
+
+    max_sessions: Count = Field(2, description="Turns that run at once.")
+    turn_seconds: Positive = Field(900.0, description="The deadline of one turn.")
+    max_steps: Count = Field(40, description="Model answers in one turn, tool calls included.")
+    attempts: Count = Field(
+        3, description="How often a turn that failed is tried before the sender gets an apology."
+    )
+    retry_seconds: Positive = Field(
+        20.0, description="The wait before the second attempt; doubled for each one after it."
+    )
+    drain_seconds: Positive = Field(60.0, description="How long a stopping daemon waits for running turns.")
+
+
+class Sandbox(Part):
+    """[sandbox] – what code in it gets."""
+
+    bwrap: str = Field("bwrap", description="The bubblewrap program.")
+    analysis: str = Field(
+        "",
+        description='The analysis environment; "" for the directory analysis or .analysis beside the daemon\'s own.',
+    )
+    tmp_mb: Count = Field(256, description="The size of /tmp, in megabytes of memory.")
+    home_mb: Count = Field(128, description="The size of the home directory, in megabytes of memory.")
+    max_out_mb: Positive = Field(20.0, description="What one answer may leave in out/, in megabytes.")
+    max_out_files: Count = Field(50, description="How many files one answer may leave in out/.")
+    command_seconds: Positive = Field(120.0, description="How long one command of the agent may run.")
+
+
+class Redis(Part):
+    """[redis] – where jobs and transcripts are kept."""
+
+    url: str = Field(
+        "", description='A Redis >= 7 (redis://, rediss://, unix://); "" starts a private one as a child.'
+    )
+    server: str = Field("redis-server", description="The program of the private one.")
+    lease_seconds: Positive = Field(
+        30.0, description="A daemon that is silent for this long loses its turns to another."
+    )
+
+
+class Storage(Part):
+    """[storage] – files."""
+
+    state_dir: str = Field(
+        "/var/lib/mailagent", description="Workspaces, blobs and the private Redis; backed up whole."
+    )
+    runtime_dir: str = Field("/run/mailagent", description="Sockets; emptied at each start.")
+    retention_days: Count = Field(90, description="Threads silent for this long are forgotten.")
+
+
+class Secrets(Part):
+    """Never in the file: from the environment, or from files in $CREDENTIALS_DIRECTORY (systemd.exec(5))."""
+
+    imap_password: SecretStr = SecretStr("")
+    smtp_password: SecretStr = SecretStr("")
+    anthropic_api_key: SecretStr = SecretStr("")
+
+
+class Config(Part):
+    """Everything that can be set."""
+
+    mail: Mail
+    imap: Imap
+    smtp: Smtp
+    allow: tuple[Allow, ...] = ()
+    model: Model = Model()
+    agent: Agent = Agent()
+    sandbox: Sandbox = Sandbox()
+    redis: Redis = Redis()
+    storage: Storage = Storage()
+    secrets: Secrets = Secrets()
+
+
+SECRETS = {
+    "imap_password": ("MAILAGENT_IMAP_PASSWORD", "imap-password"),
+    "smtp_password": ("MAILAGENT_SMTP_PASSWORD", "smtp-password"),
+    "anthropic_api_key": ("ANTHROPIC_API_KEY", "anthropic-api-key"),
+}
+"""Secret -> (environment variable, file in $CREDENTIALS_DIRECTORY); the file wins."""
+
+
+def load(text: str, environment: Mapping[str, str], credentials: Mapping[str, str]) -> Config:
+    """The settings in this TOML text with the secrets from beside it.
+
+    Raises ConfigError with every fault at once, each naming its key and the mend."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the file is not valid TOML: {error}") from error
+    faults = [
+        f"[{name}] secrets do not belong into the file: set {_secret_names()}"
+        for name in raw
+        if name == "secrets"
+    ]
+    raw["secrets"] = {
+        key: credentials.get(file, environment.get(variable, "")).strip()
+        for key, (variable, file) in SECRETS.items()
+    }
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(*faults, *(_plain(e["loc"], e["msg"], e["type"]) for e in error.errors())) from None
+    faults += _contradictions(config)
+    if faults:
+        raise ConfigError(*faults)
+    return config
+
+
+def _plain(where: tuple[int | str, ...], message: str, kind: str) -> str:
+    key = ".".join(str(part) for part in where)
+    if kind == "missing":
+        return f"{key} is missing: add it (config/mailagent.toml shows every key)"
+    if kind == "extra_forbidden":
+        return f"{key} is not a setting: remove it or mend its spelling"
+    return f"{key}: {message[:1].lower()}{message[1:]}"
+
+
+def _contradictions(config: Config) -> list[str]:
+    faults = []
+    for name, server in (("imap", config.imap), ("smtp", config.smtp)):
+        if server.security == "none" and not is_loopback(server.host):
+            faults.append(
+                f'{name}.security = "none" is for loopback only: use "tls" or "starttls" for {server.host}'
+            )
+    if not config.secrets.imap_password.get_secret_value():
+        faults.append(
+            "the IMAP password is missing: set MAILAGENT_IMAP_PASSWORD or the credential imap-password"
+        )
+    if config.smtp.user and not config.secrets.smtp_password.get_secret_value():
+        faults.append(
+            "the SMTP password is missing: set MAILAGENT_SMTP_PASSWORD or the credential smtp-password"
+        )
+    if urlsplit(config.model.base_url).scheme not in ("http", "https"):
+        faults.append("model.base_url must start with https:// or http://")
+    if any(rule.proof == "authenticated" for rule in config.allow) and not config.mail.authserv_id:
+        faults.append(
+            "mail.authserv_id is missing: an allow rule asks for proof, which only your own server can write"
+        )
+    if len(config.storage.runtime_dir) > 60:
+        faults.append("storage.runtime_dir is too long for unix sockets (60 characters at most)")
+    return faults
+
+
+def is_loopback(host: str) -> bool:
+    """True for names and addresses that never leave this machine (RFC 6761 section 6.3, RFC 1122 section 3.2.1.3)."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _secret_names() -> str:
+    return ", ".join(f"{variable} (or the credential {file})" for variable, file in SECRETS.values())

@@ -1,0 +1,1 @@
+"""Pure functions and values: no IO, no clock, no randomness, no async."""

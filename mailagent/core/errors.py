@@ -1,0 +1,21 @@
+"""The four errors of mailagent; an adapter maps every vendor error to one of them."""
+
+
+class TemporaryError(Exception):
+    """It may work later: try again with backoff."""
+
+
+class PermanentError(Exception):
+    """It will never work: the job is dead; `str(error)` is in plain words that a sender may read."""
+
+
+class LeaseLostError(Exception):
+    """Another worker holds this thread now: drop the work silently."""
+
+
+class ConfigError(Exception):
+    """The set-up is wrong; `faults` says every fault at once, each with its mend (exit code 2)."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults

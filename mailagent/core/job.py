@@ -1,0 +1,149 @@
+"""A job: one inbound message on its way to one reply, and the stages it goes through."""
+
+import hashlib
+import json
+from base64 import b32encode
+from dataclasses import asdict, dataclass, replace
+
+from mailagent.core.values import BlobId, JobId, Mailbox, SessionId, ThreadId, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Taken over from the mailbox; waits for its turn. `refusal` is what the sender is told instead of an answer."""
+
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The agent is done: answer and files are in the blob `outcome`; not yet laid out."""
+
+    outcome: BlobId
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """The reply's bytes are frozen in the blob `message` under `message_id`; not yet handed over."""
+
+    message: BlobId
+    message_id: str
+    recipient: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """About to be handed to the mail server, for the `attempt`-th time: saved before DATA."""
+
+    composed: Composed
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The mail server took the reply and said `response`."""
+
+    composed: Composed
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """Ended without a reply; `reason` is for the operator."""
+
+    reason: str
+
+
+Stage = Received | Answered | Composed | Sending | Sent | Dead
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """The moment a stage was reached, Unix seconds."""
+
+    name: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One inbound message on its way to one reply; `message` is the blob of its raw bytes, `history` when what happened."""
+
+    id: JobId
+    thread: ThreadId
+    message: BlobId
+    message_id: str
+    sender: str
+    subject: str
+    mailbox: Mailbox
+    uid: int
+    stage: Stage
+    history: tuple[Stamp, ...]
+    attempts: int = 0
+
+    def at(self, stage: Stage, name: str, now: float) -> "Job":
+        """The same job in another stage, with the moment noted under `name`; attempts start anew."""
+        return replace(self, stage=stage, history=(*self.history, Stamp(name, now)), attempts=0)
+
+    def stamped(self, *stamps: Stamp) -> "Job":
+        """The same job with more moments in its history."""
+        return replace(self, history=(*self.history, *stamps))
+
+
+def job_id(sender: str, message_id: str, message: BlobId) -> JobId:
+    """The id of the job for a message: the same message met twice gives the same id, the same Message-ID with other
+    bytes or from another sender another one (Message-IDs are the sender's choice)."""
+    return JobId(_digest("job", sender, message_id, message))
+
+
+def thread_id(job: JobId) -> ThreadId:
+    """The id of the thread that a job opens."""
+    return ThreadId(_digest("thread", job))
+
+
+def session_id(thread: ThreadId) -> SessionId:
+    """The SDK session of a thread: a UUID (RFC 9562 version 8) made from its id, so that no table need remember it."""
+    h = hashlib.sha256(f"session\0{thread}".encode()).hexdigest()
+    return SessionId(f"{h[:8]}-{h[8:12]}-8{h[13:16]}-a{h[17:20]}-{h[20:32]}")
+
+
+def _digest(*parts: str) -> str:
+    raw = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).digest()[:10]
+    return b32encode(raw).decode("ascii").lower()
+
+
+def encode(job: Job) -> str:
+    """The job as JSON, for storage; `decode` reads it back."""
+    return json.dumps({**asdict(job), "stage": _encode_stage(job.stage)}, ensure_ascii=True)
+
+
+def decode(text: str) -> Job:
+    """The job that `encode` wrote. Raises ValueError, KeyError or TypeError when it is not one."""
+    raw = json.loads(text)
+    raw["mailbox"] = Mailbox(**raw["mailbox"])
+    raw["history"] = tuple(Stamp(**stamp) for stamp in raw["history"])
+    raw["stage"] = _decode_stage(raw["stage"])
+    return Job(**raw)
+
+
+def _encode_stage(stage: Stage) -> dict[str, object]:
+    return {"is": type(stage).__name__, **asdict(stage)}
+
+
+def _decode_stage(raw: dict[str, object]) -> Stage:
+    kinds: dict[str, type[Stage]] = {
+        k.__name__: k for k in (Received, Answered, Composed, Sending, Sent, Dead)
+    }
+    kind = kinds[str(raw.pop("is"))]
+    fields = {name: _decode_field(name, value) for name, value in raw.items()}
+    return kind(**fields)
+
+
+def _decode_field(name: str, value: object) -> object:
+    if name == "usage" and isinstance(value, dict):
+        return Usage(**value)
+    if name == "composed" and isinstance(value, dict):
+        return Composed(**{k: _decode_field(k, v) for k, v in value.items()})
+    return value

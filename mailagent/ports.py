@@ -1,0 +1,203 @@
+"""What the flow asks of the world, as Protocols; adapters/ keeps these promises, tests/fakes.py does so in memory."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from mailagent.core.job import Job
+from mailagent.core.values import (
+    BlobId,
+    Inbound,
+    Mailbox,
+    OutFile,
+    Outcome,
+    Outgoing,
+    Profile,
+    RawMessage,
+    Thread,
+    ThreadId,
+    Turn,
+)
+
+Folder = Literal["processed", "refused", "held"]
+"""Where a handled message is filed, for people to see; nothing depends on it."""
+
+
+class Inbox(Protocol):
+    """The mailbox that is watched. Every method raises TemporaryError when the server is away or odd."""
+
+    async def open(self) -> Mailbox:
+        """Connect (again) and select the folder; returns which mailbox the UIDs now belong to."""
+
+    async def uids_after(self, uid: int) -> list[int]:
+        """UIDs of the messages above `uid`, ascending."""
+
+    async def fetch(self, uid: int, *, now: float) -> RawMessage | None:
+        """The message, unread state untouched; None when it is gone. PermanentError when it is over the size limit."""
+
+    async def file(self, uid: int, folder: Folder) -> None:
+        """Mark the message as handled and move it if so configured; display only."""
+
+    async def changed(self, timeout: float) -> None:
+        """Return when the server hints at news (IDLE, RFC 2177) or after `timeout` seconds; a hint, never a promise."""
+
+    async def close(self) -> None:
+        """Log out; never raises."""
+
+
+class Parser(Protocol):
+    """core.parse behind a wall: memory and CPU are limited."""
+
+    async def parse(self, raw: bytes) -> Inbound:
+        """The message understood. PermanentError for what cannot be, within the limits, in one attempt."""
+
+
+class Blobs(Protocol):
+    """Content-addressed, durable bytes: a raw message, an outcome, a reply, a workspace's files."""
+
+    async def put(self, data: bytes) -> BlobId:
+        """Store and return the SHA-256; durable when it returns. TemporaryError when the disk is full."""
+
+    async def get(self, blob: BlobId) -> bytes:
+        """The bytes. PermanentError when they are not there or do not match their name."""
+
+
+@dataclass(frozen=True, slots=True)
+class CursorMove:
+    """Advance the cursor of a mailbox from `seen` to `uid`, but only if it still stands at `seen`."""
+
+    mailbox: Mailbox
+    seen: int
+    uid: int
+
+
+Lane = Literal["turns", "delivery"]
+"""The two queues: jobs waiting for the agent, and the outbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A lease on one thread in one lane: its first job, and the owner:fence token every write must show."""
+
+    lane: Lane
+    thread: ThreadId
+    token: str
+    entry: str
+    """The stream entry that announced the thread, renewed together with the lease."""
+    job: Job
+
+
+class Jobs(Protocol):
+    """The job queue. Every method raises TemporaryError when the store is away; every write with a claim raises
+    LeaseLostError when another worker holds the thread."""
+
+    async def cursor(self, mailbox: Mailbox) -> int | None:
+        """The last UID taken over, None for a mailbox never seen."""
+
+    async def advance(self, move: CursorMove) -> bool:
+        """Move the cursor past a message that needs no job; False when it stands elsewhere (start over from there)."""
+
+    async def accept(self, job: Job, move: CursorMove | None) -> Literal["new", "known", "rewound"]:
+        """Store the job, remember its Message-ID for its thread, and move the cursor, in one step.
+
+        "known": this job was accepted before (the cursor moves all the same); "rewound": the cursor is elsewhere,
+        nothing was stored."""
+
+    async def thread_of(self, message_ids: Sequence[str]) -> Thread | None:
+        """The thread in which the first known of these Message-IDs was sent or received."""
+
+    async def thread(self, thread: ThreadId) -> Thread | None:
+        """The thread, None when unknown."""
+
+    async def claim(self, lane: Lane, wait: float) -> Claim | None:
+        """Lease the next thread with work in this lane; None when there was none for `wait` seconds."""
+
+    async def renew(self, claim: Claim) -> None:
+        """Extend the lease and the claim on its announcement together."""
+
+    async def save(self, claim: Claim, job: Job) -> None:
+        """Store the job's new stage; it stays first in this lane."""
+
+    async def hand_over(self, claim: Claim, job: Job) -> None:
+        """The turn is over: store the composed job, count the turn, remember the reply's Message-ID for the thread, put
+        the job into the delivery lane, take it out of this one and give the lease back, in one step."""
+
+    async def finish(self, claim: Claim, job: Job) -> None:
+        """Store the job's last stage, take it out of its lane, give the lease back."""
+
+    async def retry(self, claim: Claim, job: Job, delay: float) -> None:
+        """Give the lease back and announce the thread again after `delay` seconds; `job.attempts` is stored."""
+
+    async def find(self, key: str) -> Job | None:
+        """The job with this id or this Message-ID (received or sent)."""
+
+    async def counts(self) -> dict[str, int]:
+        """How many jobs wait: keys turns, delivery, later, dead."""
+
+    async def repair(self) -> int:
+        """The janitor: announce every thread that has work but no announcement; returns how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The directory of one thread on this host: `path` holds in/, work/ and out/."""
+
+    thread: ThreadId
+    path: str
+
+
+class Workspaces(Protocol):
+    """A directory per thread, and its snapshots."""
+
+    async def open(self, thread: ThreadId) -> Workspace:
+        """The thread's workspace, restored from its last snapshot when this host has none."""
+
+    async def add(self, workspace: Workspace, files: Sequence[tuple[str, bytes]]) -> list[str]:
+        """Write these (name, bytes) into in/, read-only, beside what is there; returns the names given."""
+
+    async def clear_out(self, workspace: Workspace) -> None:
+        """Empty out/ (what earlier turns made moves to work/earlier/), so that it holds this turn's answer alone."""
+
+    async def collect(self, workspace: Workspace) -> tuple[OutFile, ...]:
+        """The regular files of out/, checked: no links, no devices, within the limits of size and number."""
+
+    async def snapshot(self, workspace: Workspace) -> None:
+        """Make the workspace's present state durable."""
+
+
+class Session(Protocol):
+    """One sandbox with one agent conversation in it, for the length of a turn."""
+
+    async def profile(self) -> Profile:
+        """Read the attachments inside the sandbox. PermanentError when the profile script cannot run on them."""
+
+    async def ask(self, turn: Turn) -> Outcome:
+        """Let the agent answer; `Outcome.files` is empty. TemporaryError when CLI or model failed and may recover."""
+
+
+class Agent(Protocol):
+    """Opens sessions: a new one for a new thread, the same conversation for a known one."""
+
+    def session(self, workspace: Workspace) -> AbstractAsyncContextManager[Session]:
+        """A sandbox on this workspace; gone, with everything in it, when the context ends."""
+
+
+class Submission(Protocol):
+    """The way out (RFC 6409)."""
+
+    async def send(self, outgoing: Outgoing) -> str:
+        """The server's answer to DATA. TemporaryError for 4xx and lost connections, PermanentError for 5xx."""
+
+    async def file_sent(self, outgoing: Outgoing) -> None:
+        """Append to the Sent folder unless it is there or the server keeps one itself."""
+
+
+class Clock(Protocol):
+    """Time, as an argument."""
+
+    def now(self) -> float:
+        """Unix seconds."""
+
+    def monotonic(self) -> float:
+        """Seconds that never jump."""
