@@ -1,4 +1,4 @@
-"""Every setting: TOML text and secrets in, a frozen Config or the list of all faults out; config/mailagent.toml shows each."""
+"""Every setting: TOML text and secrets in, a frozen Config or the list of all faults out."""
 
 import tomllib
 from collections.abc import Mapping
@@ -38,30 +38,24 @@ class Mail(Part):
     )
     max_message_mb: Positive = Field(36.0, description="A larger message is refused, in megabytes.")
     processed_folder: str = Field("", description='Where handled mail is moved; "" leaves it where it is.')
-    refused_folder: str = Field(
-        "", description='Where mail without an answer is moved; "" leaves it where it is.'
-    )
-    held_folder: str = Field(
-        "", description='Where mail that needs a person is moved; "" leaves it where it is.'
-    )
+    refused_folder: str = Field("", description='Where mail without an answer is moved; "" leaves it where it is.')
+    held_folder: str = Field("", description='Where mail that needs a person is moved; "" leaves it where it is.')
 
 
 class Imap(Part):
-    """[imap] – the server that mail is read from. The password is MAILAGENT_IMAP_PASSWORD or the credential imap-password."""
+    """[imap] – the server that mail is read from; its password is MAILAGENT_IMAP_PASSWORD or credential imap-password."""
 
     host: str = Field(description="The IMAP server.")
     port: Port = Field(993, description="Its port.")
     security: Security = Field("tls", description='"tls", "starttls", or "none" (loopback only).')
     user: str = Field(description="The login name.")
     ca_file: str = Field("", description='A file of certificate authorities to trust; "" for the system\'s.')
-    idle_seconds: Positive = Field(
-        240.0, description="The mailbox is looked at this often even if IDLE is silent."
-    )
+    idle_seconds: Positive = Field(240.0, description="The mailbox is looked at this often even if IDLE is silent.")
     timeout_seconds: Positive = Field(30.0, description="How long one answer of the server may take.")
 
 
 class Smtp(Part):
-    """[smtp] – the server that replies are handed to. The password is MAILAGENT_SMTP_PASSWORD or the credential smtp-password."""
+    """[smtp] – the server that takes replies; its password is MAILAGENT_SMTP_PASSWORD or credential smtp-password."""
 
     host: str = Field(description="The submission server (RFC 6409).")
     port: Port = Field(465, description="Its port.")
@@ -81,16 +75,14 @@ class Allow(Part):
     domains: tuple[Domain, ...] = Field((), description="Domains whose every address may write.")
     proof: Literal["authenticated", "none"] = Field(
         "authenticated",
-        description="What a sender must show: dmarc=pass or an aligned dkim=pass from authserv_id, or nothing (test only).",
+        description="What a sender must show: dmarc=pass or an aligned dkim=pass by authserv_id, or nothing (test only).",
     )
 
 
 class Model(Part):
-    """[model] – the Messages API that the agent thinks with. The key is ANTHROPIC_API_KEY or the credential anthropic-api-key."""
+    """[model] – the Messages API to think with; its key is ANTHROPIC_API_KEY or the credential anthropic-api-key."""
 
-    base_url: str = Field(
-        "https://api.anthropic.com", description="The server; any that speaks the Messages API."
-    )
+    base_url: str = Field("https://api.anthropic.com", description="The server; any that speaks the Messages API.")
     name: str = Field("claude-sonnet-4-5", description="The model.")
     notice: str = Field(
         "", description='A line at the foot of every reply, say what kind of model answers; "" for none.'
@@ -106,9 +98,7 @@ class Agent(Part):
     max_sessions: Count = Field(2, description="Turns that run at once.")
     turn_seconds: Positive = Field(900.0, description="The deadline of one turn.")
     max_steps: Count = Field(40, description="Model answers in one turn, tool calls included.")
-    attempts: Count = Field(
-        3, description="How often a turn that failed is tried before the sender gets an apology."
-    )
+    attempts: Count = Field(3, description="How often a turn that failed is tried before the sender gets an apology.")
     retry_seconds: Positive = Field(
         20.0, description="The wait before the second attempt; doubled for each one after it."
     )
@@ -133,9 +123,7 @@ class Sandbox(Part):
 class Redis(Part):
     """[redis] – where jobs and transcripts are kept."""
 
-    url: str = Field(
-        "", description='A Redis >= 7 (redis://, rediss://, unix://); "" starts a private one as a child.'
-    )
+    url: str = Field("", description='A Redis >= 7 (redis://, rediss://, unix://); "" starts a private one as a child.')
     server: str = Field("redis-server", description="The program of the private one.")
     lease_seconds: Positive = Field(
         30.0, description="A daemon that is silent for this long loses its turns to another."
@@ -192,13 +180,10 @@ def load(text: str, environment: Mapping[str, str], credentials: Mapping[str, st
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"the file is not valid TOML: {error}") from error
     faults = [
-        f"[{name}] secrets do not belong into the file: set {_secret_names()}"
-        for name in raw
-        if name == "secrets"
+        f"[{name}] secrets do not belong into the file: set {_secret_names()}" for name in raw if name == "secrets"
     ]
     raw["secrets"] = {
-        key: credentials.get(file, environment.get(variable, "")).strip()
-        for key, (variable, file) in SECRETS.items()
+        key: credentials.get(file, environment.get(variable, "")).strip() for key, (variable, file) in SECRETS.items()
     }
     try:
         config = Config.model_validate(raw)
@@ -223,23 +208,15 @@ def _contradictions(config: Config) -> list[str]:
     faults = []
     for name, server in (("imap", config.imap), ("smtp", config.smtp)):
         if server.security == "none" and not is_loopback(server.host):
-            faults.append(
-                f'{name}.security = "none" is for loopback only: use "tls" or "starttls" for {server.host}'
-            )
+            faults.append(f'{name}.security = "none" is for loopback only: use "tls" or "starttls" for {server.host}')
     if not config.secrets.imap_password.get_secret_value():
-        faults.append(
-            "the IMAP password is missing: set MAILAGENT_IMAP_PASSWORD or the credential imap-password"
-        )
+        faults.append("the IMAP password is missing: set MAILAGENT_IMAP_PASSWORD or the credential imap-password")
     if config.smtp.user and not config.secrets.smtp_password.get_secret_value():
-        faults.append(
-            "the SMTP password is missing: set MAILAGENT_SMTP_PASSWORD or the credential smtp-password"
-        )
+        faults.append("the SMTP password is missing: set MAILAGENT_SMTP_PASSWORD or the credential smtp-password")
     if urlsplit(config.model.base_url).scheme not in ("http", "https"):
         faults.append("model.base_url must start with https:// or http://")
     if any(rule.proof == "authenticated" for rule in config.allow) and not config.mail.authserv_id:
-        faults.append(
-            "mail.authserv_id is missing: an allow rule asks for proof, which only your own server can write"
-        )
+        faults.append("mail.authserv_id is missing: an allow rule asks for proof, which only your own server can write")
     if len(config.storage.runtime_dir) > 60:
         faults.append("storage.runtime_dir is too long for unix sockets (60 characters at most)")
     return faults

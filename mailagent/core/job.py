@@ -5,6 +5,8 @@ import json
 from base64 import b32encode
 from dataclasses import asdict, dataclass, replace
 
+from pydantic import TypeAdapter
+
 from mailagent.core.values import BlobId, JobId, Mailbox, SessionId, ThreadId, Usage
 
 
@@ -69,7 +71,7 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One inbound message on its way to one reply; `message` is the blob of its raw bytes, `history` when what happened."""
+    """One inbound message on its way to one reply; `message` is the blob of its raw bytes."""
 
     id: JobId
     thread: ThreadId
@@ -116,34 +118,17 @@ def _digest(*parts: str) -> str:
 
 def encode(job: Job) -> str:
     """The job as JSON, for storage; `decode` reads it back."""
-    return json.dumps({**asdict(job), "stage": _encode_stage(job.stage)}, ensure_ascii=True)
+    return json.dumps({**asdict(job), "stage": {"is": type(job.stage).__name__, **asdict(job.stage)}})
 
 
 def decode(text: str) -> Job:
-    """The job that `encode` wrote. Raises ValueError, KeyError or TypeError when it is not one."""
+    """The job that `encode` wrote. Raises ValueError or KeyError when it is not one."""
     raw = json.loads(text)
-    raw["mailbox"] = Mailbox(**raw["mailbox"])
-    raw["history"] = tuple(Stamp(**stamp) for stamp in raw["history"])
-    raw["stage"] = _decode_stage(raw["stage"])
-    return Job(**raw)
+    kind = _STAGES[raw["stage"].pop("is")]
+    return _JOB.validate_python({**raw, "stage": kind.validate_python(raw["stage"])})
 
 
-def _encode_stage(stage: Stage) -> dict[str, object]:
-    return {"is": type(stage).__name__, **asdict(stage)}
-
-
-def _decode_stage(raw: dict[str, object]) -> Stage:
-    kinds: dict[str, type[Stage]] = {
-        k.__name__: k for k in (Received, Answered, Composed, Sending, Sent, Dead)
-    }
-    kind = kinds[str(raw.pop("is"))]
-    fields = {name: _decode_field(name, value) for name, value in raw.items()}
-    return kind(**fields)
-
-
-def _decode_field(name: str, value: object) -> object:
-    if name == "usage" and isinstance(value, dict):
-        return Usage(**value)
-    if name == "composed" and isinstance(value, dict):
-        return Composed(**{k: _decode_field(k, v) for k, v in value.items()})
-    return value
+_STAGES: dict[str, TypeAdapter[Stage]] = {
+    kind.__name__: TypeAdapter(kind) for kind in (Received, Answered, Composed, Sending, Sent, Dead)
+}
+_JOB: TypeAdapter[Job] = TypeAdapter(Job)

@@ -12,7 +12,7 @@ BlobId = NewType("BlobId", str)
 
 @dataclass(frozen=True, slots=True)
 class Mailbox:
-    """One folder of one account under one UIDVALIDITY (RFC 9051 section 2.3.1.1): UIDs mean something only within it."""
+    """One folder of one account under one UIDVALIDITY, within which UIDs mean something (RFC 9051 section 2.3.1.1)."""
 
     account: str
     folder: str
@@ -43,8 +43,8 @@ class Inbound:
     """A message understood (RFC 5322): who writes, to which conversation it belongs, what is new in it.
 
     `sender` and `recipients` are bare addresses in lower case; `message_id`, `in_reply_to` and `references` keep their
-    angle brackets; `text` is what the writer wrote now and `quoted` the history below it; `automatic` says why a machine
-    wrote it, "" for a person; `authentication` holds the Authentication-Results values, topmost first (RFC 8601);
+    angle brackets; `text` is what the writer wrote now and `quoted` the history below it; `automatic` says why a
+    machine wrote it, "" for a person; `authentication` holds the Authentication-Results values, topmost first (RFC 8601);
     `defects` says why the sender cannot be told, empty when it can.
     """
 
@@ -96,7 +96,7 @@ class Thread:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What the profile script found in the workspace: `text` for the prompt, and which attachments are tables or not."""
+    """What the profile script found: `text` for the prompt, and which attachments are tables or not."""
 
     text: str
     tables: tuple[str, ...]
