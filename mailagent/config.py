@@ -2,8 +2,8 @@
 
 import tomllib
 from collections.abc import Mapping
-from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
 
@@ -15,6 +15,7 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Address = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[^@\s<>\"]+@[^@\s<>\"]+$")]
 Domain = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[^@\s]+$")]
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+")]
 
 
 class Part(BaseModel):
@@ -43,7 +44,7 @@ class Mail(Part):
 
 
 class Imap(Part):
-    """[imap] – the server that mail is read from; its password is MAILAGENT_IMAP_PASSWORD or credential imap-password."""
+    """[imap] – where mail is read; its password is MAILAGENT_IMAP_PASSWORD or credential imap-password."""
 
     host: str = Field(description="The IMAP server.")
     port: Port = Field(993, description="Its port.")
@@ -64,7 +65,7 @@ class Smtp(Part):
     ca_file: str = Field("", description='A file of certificate authorities to trust; "" for the system\'s.')
     timeout_seconds: Positive = Field(60.0, description="How long one answer of the server may take.")
     sent_copy: Literal["auto", "always", "never"] = Field(
-        "auto", description="Append replies to the Sent folder: unless the server did, always, or never."
+        "auto", description="Append replies to the Sent folder: unless the server did, always, never."
     )
 
 
@@ -75,14 +76,14 @@ class Allow(Part):
     domains: tuple[Domain, ...] = Field((), description="Domains whose every address may write.")
     proof: Literal["authenticated", "none"] = Field(
         "authenticated",
-        description="What a sender must show: dmarc=pass or an aligned dkim=pass by authserv_id, or nothing (test only).",
+        description="What a sender must show: dmarc=pass or aligned dkim=pass by authserv_id; or nothing (tests).",
     )
 
 
 class Model(Part):
     """[model] – the Messages API to think with; its key is ANTHROPIC_API_KEY or the credential anthropic-api-key."""
 
-    base_url: str = Field("https://api.anthropic.com", description="The server; any that speaks the Messages API.")
+    base_url: Url = Field("https://api.anthropic.com", description="The server; any that speaks the Messages API.")
     name: str = Field("claude-sonnet-4-5", description="The model.")
     notice: str = Field(
         "", description='A line at the foot of every reply, say what kind of model answers; "" for none.'
@@ -136,7 +137,11 @@ class Storage(Part):
     state_dir: str = Field(
         "/var/lib/mailagent", description="Workspaces, blobs and the private Redis; backed up whole."
     )
-    runtime_dir: str = Field("/run/mailagent", description="Sockets; emptied at each start.")
+    runtime_dir: str = Field(
+        "/run/mailagent",
+        max_length=60,  # sun_path holds 108 bytes, unix(7)
+        description="Sockets; emptied at each start.",
+    )
     retention_days: Count = Field(90, description="Threads silent for this long are forgotten.")
 
 
@@ -179,17 +184,16 @@ def load(text: str, environment: Mapping[str, str], credentials: Mapping[str, st
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"the file is not valid TOML: {error}") from error
-    faults = [
-        f"[{name}] secrets do not belong into the file: set {_secret_names()}" for name in raw if name == "secrets"
-    ]
-    raw["secrets"] = {
-        key: credentials.get(file, environment.get(variable, "")).strip() for key, (variable, file) in SECRETS.items()
+    faults = [f"secrets do not belong into the file: set {_secret_names()}"] if "secrets" in raw else []
+    secrets = {
+        key: (credentials.get(file, "").strip() or environment.get(variable, "").strip())
+        for key, (variable, file) in SECRETS.items()
     }
+    faults += _contradictions(raw, secrets)
     try:
-        config = Config.model_validate(raw)
+        config = Config.model_validate({**raw, "secrets": secrets})
     except ValidationError as error:
-        raise ConfigError(*faults, *(_plain(e["loc"], e["msg"], e["type"]) for e in error.errors())) from None
-    faults += _contradictions(config)
+        raise ConfigError(*(_plain(e["loc"], e["msg"], e["type"]) for e in error.errors()), *faults) from None
     if faults:
         raise ConfigError(*faults)
     return config
@@ -201,30 +205,36 @@ def _plain(where: tuple[int | str, ...], message: str, kind: str) -> str:
         return f"{key} is missing: add it (config/mailagent.toml shows every key)"
     if kind == "extra_forbidden":
         return f"{key} is not a setting: remove it or mend its spelling"
+    if kind == "string_pattern_mismatch":
+        return f"{key} has not the form that config/mailagent.toml shows: mend it"
     return f"{key}: {message[:1].lower()}{message[1:]}"
 
 
-def _contradictions(config: Config) -> list[str]:
+def _contradictions(raw: dict[str, Any], secrets: Mapping[str, str]) -> list[str]:
+    # Read from the raw tables: a fault of a single key elsewhere must not hide these.
+    tables = {name: table for name, table in raw.items() if isinstance(table, dict)}
+    mail, smtp = tables.get("mail", {}), tables.get("smtp", {})
+    rules = raw["allow"] if isinstance(raw.get("allow"), list) else []
     faults = []
-    for name, server in (("imap", config.imap), ("smtp", config.smtp)):
-        if server.security == "none" and not is_loopback(server.host):
-            faults.append(f'{name}.security = "none" is for loopback only: use "tls" or "starttls" for {server.host}')
-    if not config.secrets.imap_password.get_secret_value():
+    for name in ("imap", "smtp"):
+        server = tables.get(name, {})
+        if server.get("security") == "none" and not is_loopback(str(server.get("host", "localhost"))):
+            faults.append(f'{name}.security = "none" is for loopback only: use "tls" or "starttls"')
+    if not secrets["imap_password"]:
         faults.append("the IMAP password is missing: set MAILAGENT_IMAP_PASSWORD or the credential imap-password")
-    if config.smtp.user and not config.secrets.smtp_password.get_secret_value():
+    if smtp.get("user") and not secrets["smtp_password"]:
         faults.append("the SMTP password is missing: set MAILAGENT_SMTP_PASSWORD or the credential smtp-password")
-    if urlsplit(config.model.base_url).scheme not in ("http", "https"):
-        faults.append("model.base_url must start with https:// or http://")
-    if any(rule.proof == "authenticated" for rule in config.allow) and not config.mail.authserv_id:
+    if any(isinstance(rule, dict) and rule.get("proof") != "none" for rule in rules) and not mail.get("authserv_id"):
         faults.append("mail.authserv_id is missing: an allow rule asks for proof, which only your own server can write")
-    if len(config.storage.runtime_dir) > 60:
-        faults.append("storage.runtime_dir is too long for unix sockets (60 characters at most)")
     return faults
 
 
 def is_loopback(host: str) -> bool:
     """True for names and addresses that never leave this machine (RFC 6761 section 6.3, RFC 1122 section 3.2.1.3)."""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _secret_names() -> str:

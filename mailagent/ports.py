@@ -30,6 +30,10 @@ class Inbox(Protocol):
     async def open(self) -> Mailbox:
         """Connect (again) and select the folder; returns which mailbox the UIDs now belong to."""
 
+    async def first_cursor(self, start: str) -> int:
+        """Where the cursor of a mailbox never seen begins, by config mail.start: "all" 0, "new" the highest UID, "unseen"
+        just below the oldest unread message (a cursor has no holes: what was read above it comes along)."""
+
     async def uids_after(self, uid: int) -> list[int]:
         """UIDs of the messages above `uid`, ascending."""
 
@@ -156,8 +160,8 @@ class Workspaces(Protocol):
     async def add(self, workspace: Workspace, files: Sequence[tuple[str, bytes]]) -> list[str]:
         """Write these (name, bytes) into in/, read-only, beside what is there; returns the names given."""
 
-    async def clear_out(self, workspace: Workspace) -> None:
-        """Empty out/ (what earlier turns made moves to work/earlier/), so that it holds this turn's answer alone."""
+    async def clear_out(self, workspace: Workspace, turn: int) -> None:
+        """Empty out/ for this turn (counted from 1): what the turn before it made moves to work/earlier/N."""
 
     async def collect(self, workspace: Workspace) -> tuple[OutFile, ...]:
         """The regular files of out/, checked: no links, no devices, within the limits of size and number."""

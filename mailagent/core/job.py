@@ -84,10 +84,11 @@ class Job:
     stage: Stage
     history: tuple[Stamp, ...]
     attempts: int = 0
+    """How often this lane's step failed on it."""
 
     def at(self, stage: Stage, name: str, now: float) -> "Job":
-        """The same job in another stage, with the moment noted under `name`; attempts start anew."""
-        return replace(self, stage=stage, history=(*self.history, Stamp(name, now)), attempts=0)
+        """The same job in another stage, with the moment noted under `name`."""
+        return replace(self, stage=stage, history=(*self.history, Stamp(name, now)))
 
     def stamped(self, *stamps: Stamp) -> "Job":
         """The same job with more moments in its history."""

@@ -1,7 +1,9 @@
 """What travels between the stages of one mail, in the order it is made: read this first."""
 
 from dataclasses import dataclass
-from typing import NewType
+from typing import ClassVar, NewType
+
+from pydantic import ConfigDict
 
 JobId = NewType("JobId", str)
 ThreadId = NewType("ThreadId", str)
@@ -43,7 +45,7 @@ class Inbound:
     """A message understood (RFC 5322): who writes, to which conversation it belongs, what is new in it.
 
     `sender` and `recipients` are bare addresses in lower case; `message_id`, `in_reply_to` and `references` keep their
-    angle brackets; `text` is what the writer wrote now and `quoted` the history below it; `automatic` says why a
+    angle brackets; `text` is what the writer wrote now, `quoted` the history below it; `automatic` says why a
     machine wrote it, "" for a person; `authentication` holds the Authentication-Results values, topmost first (RFC 8601);
     `defects` says why the sender cannot be told, empty when it can.
     """
@@ -128,6 +130,8 @@ class Usage:
 @dataclass(frozen=True, slots=True)
 class OutFile:
     """A regular file the agent left in `out/`: its path relative to `out/`, POSIX separators, and its bytes."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
     path: str
     data: bytes

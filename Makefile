@@ -1,0 +1,143 @@
+# mailagent: what a newcomer, a developer and a CI run. `make` alone lists it.
+
+SHELL := /bin/sh
+.SHELLFLAGS := -euc
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.PHONY: help demo setup test check bench lock install clean packages environments
+
+# Another active environment would win over .venv in `uv run`.
+unexport VIRTUAL_ENV CONDA_PREFIX
+# uv trusts its own list of authorities unless told; a company's proxy is known to the system's list only.
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
+export UV_SYSTEM_CERTS ?= 1
+endif
+export UV_PYTHON_DOWNLOADS := never
+export PIP_BREAK_SYSTEM_PACKAGES := 1
+export PIP_ROOT_USER_ACTION := ignore
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# A Python under /usr: the sandbox sees nothing else of the host, and the daemon's user cannot pass through a home.
+PYTHON := $(shell for p in /usr/bin/python3 /usr/local/bin/python3 /usr/bin/python3.1[1-9] /usr/local/bin/python3.1[1-9]; \
+	do "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+UV = $(shell for u in uv 'python3 -m uv'; \
+	do $$u --version >/dev/null 2>&1 && echo "$$u" && break; done)
+
+# The Debian packages that are missing, each told by the thing that is needed of it.
+MISSING = $(shell \
+	[ -n "$(PYTHON)" ] || echo python3; \
+	[ -n "$(UV)" ] || python3 -c 'import pip' 2>/dev/null || echo python3-pip; \
+	command -v bwrap >/dev/null || echo bubblewrap; \
+	redis-server --version 2>/dev/null | grep -Eq 'v=([7-9]|[1-9][0-9])\.' || echo redis-server; \
+	find /usr/share/fonts -name DejaVuSans.ttf 2>/dev/null | grep -q . || echo fonts-dejavu-core)
+MISSING_FOR_TESTS = $(shell \
+	[ -x /usr/sbin/dovecot ] || echo dovecot-core; \
+	[ -x /usr/lib/dovecot/imap ] || echo dovecot-imapd; \
+	command -v systemd-analyze >/dev/null || echo systemd)
+
+# An environment is finished when it holds a stamp named after all that went into it.
+key = $(shell { $(PYTHON) -V; cat pyproject.toml $(1); } | sha256sum | cut -c1-16)
+DAEMON_READY = .venv/.ready-$(call key,requirements/dev.txt)
+ANALYSIS_READY = .analysis/.ready-$(call key,requirements/analysis.txt)
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+demo: setup ## set up, then show the main job: a dataset goes in by mail, an answer comes back
+	$(UV) run mailagent demo
+
+setup: ## install what is missing; .venv/bin/mailagent works afterwards
+	@$(MAKE) packages NEEDED='$(MISSING)'
+	$(MAKE) environments
+	command -v uv >/dev/null || echo "uv is not on your PATH: say .venv/bin/mailagent instead of uv run mailagent"
+
+test: ## set up and run every test
+	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_TESTS)'
+	$(MAKE) environments
+	.venv/bin/python -m pytest tests --ignore=tests/bench
+
+check: setup ## lint, types, import rules, fast tests: before every commit
+	@.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/python -m pytest --quiet tests/unit tests/contracts
+
+bench: setup ## time one turn, beside the bare SDK
+	.venv/bin/python -m tests.bench.turn
+
+lock: setup ## write requirements/*.txt anew; UPGRADE=--upgrade takes newer versions
+	@compile="$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header $(UPGRADE)"
+	$$compile pyproject.toml --output-file requirements/daemon.txt
+	$$compile requirements/dev.in --output-file requirements/dev.txt
+	$$compile requirements/analysis.in --output-file requirements/analysis.txt
+
+install: setup ## as root: the daemon in /opt/mailagent and its unit in /etc/systemd/system
+	@[ "$$(id -u)" = 0 ] || { echo "make install writes to /opt and /etc: run it as root" >&2; exit 1; }
+	$(call environment,/opt/mailagent/venv,requirements/daemon.txt)
+	$(UV) pip install --quiet --python /opt/mailagent/venv/bin/python --no-deps --reinstall --compile-bytecode .
+	$(call environment,/opt/mailagent/analysis,requirements/analysis.txt)
+	$(call fonts,/opt/mailagent/analysis)
+	install -D -m 644 systemd/mailagent.service /etc/systemd/system/mailagent.service
+	install -D -m 644 systemd/mailagent.sysusers /etc/sysusers.d/mailagent.conf
+	install -D -m 644 systemd/mailagent.tmpfiles /etc/tmpfiles.d/mailagent.conf
+	systemd-sysusers mailagent.conf
+	systemd-tmpfiles --create mailagent.conf
+	[ -e /etc/mailagent/mailagent.toml ] || install -m 644 config/mailagent.toml /etc/mailagent/mailagent.toml
+	[ ! -d /run/systemd/system ] || systemctl daemon-reload
+	echo "Now edit /etc/mailagent/mailagent.toml; docs/operations.md says the rest."
+
+clean: ## remove what these targets made
+	rm -rf .venv .analysis demo-out .*_cache .hypothesis
+	find mailagent tests skills -name __pycache__ -prune -exec rm -rf {} +
+
+packages:
+	@needed='$(strip $(NEEDED))'
+	[ -n "$$needed" ] || exit 0
+	install="apt-get install --yes --no-install-recommends $$needed"
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+		echo "mailagent needs Debian packages that are missing. Install them, then run make again:" >&2
+		echo "    sudo apt-get update && sudo $$install" >&2
+		exit 1
+	fi
+	echo "installing $$needed"
+	export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1  # RUNLEVEL=1: runlevel(8), sysvinit starts no service
+	apt-get update -qq && $$install -qq >/dev/null
+	# mailagent starts its own Redis and the tests their own Dovecot; nothing new listens on this machine.
+	if [ -d /run/systemd/system ]; then
+		case $$needed in *redis-server*) systemctl disable --quiet --now redis-server ;; esac
+		case $$needed in *dovecot-core*) systemctl disable --quiet --now dovecot.socket dovecot.service ;; esac
+	fi
+
+environments:
+	@if [ -z "$(PYTHON)" ]; then
+		echo "mailagent needs Python 3.11 or newer under /usr, readable by every user." >&2
+		exit 1
+	fi
+	umask 022
+	[ -n "$(UV)" ] || python3 -m pip install --quiet uv
+	$(MAKE) --silent $(DAEMON_READY) $(ANALYSIS_READY)
+
+# A fresh directory only when Python itself changed: a developer's running tests survive a new pin.
+define environment
+	umask 022
+	[ "$$($(1)/bin/python -V 2>/dev/null)" = "$$($(PYTHON) -V)" ] || { rm -rf $(1); $(UV) venv --quiet --python $(PYTHON) $(1); }
+	rm -f $(1)/.ready-*
+	$(UV) pip sync --quiet --python $(1)/bin/python --require-hashes --compile-bytecode $(2)
+endef
+
+# Drawing the first chart would otherwise read every font of the machine, in each sandbox anew.
+fonts = MPLCONFIGDIR=$(1)/share/mplcache $(1)/bin/python -c 'import matplotlib.font_manager'
+
+$(DAEMON_READY):
+	@echo "installing the daemon and its tests into .venv"
+	$(call environment,.venv,requirements/dev.txt)
+	$(UV) pip install --quiet --python .venv/bin/python --no-deps --editable .
+	touch $@
+
+$(ANALYSIS_READY):
+	@echo "installing the analysis environment of the sandbox into .analysis"
+	$(call environment,.analysis,requirements/analysis.txt)
+	$(call fonts,.analysis)
+	touch $@

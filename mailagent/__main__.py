@@ -1,0 +1,5 @@
+"""`python -m mailagent` is the command `mailagent`."""
+
+from mailagent.cli import main
+
+main()

@@ -1,0 +1,214 @@
+"""One Agent SDK session in a sandbox: the official SDK drives the bundled CLI, its events become an Outcome."""
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from claude_agent_sdk import (
+    AssistantMessage,
+    ClaudeAgentOptions,
+    ClaudeSDKClient,
+    ClaudeSDKError,
+    MirrorErrorMessage,
+    ResultMessage,
+    TextBlock,
+)
+
+from mailagent import config
+from mailagent.adapters import bubblewrap
+from mailagent.adapters.gateway import Gateway, Meter
+from mailagent.adapters.transcripts import RedisTranscripts
+from mailagent.core.errors import PermanentError, TemporaryError
+from mailagent.core.job import session_id
+from mailagent.core.policy import PLUGIN, PROFILE_SCRIPT, SKILLS, WORKSPACE, Host, Policy
+from mailagent.core.values import Outcome, Profile, Turn, Usage
+from mailagent.ports import Workspace
+
+log = logging.getLogger(__name__)
+
+# The CLI is pinned and bundled with the SDK; asking its version at each start would cost a second sandbox.
+os.environ.setdefault("CLAUDE_AGENT_SDK_SKIP_VERSION_CHECK", "1")
+
+TOOLS = ("Bash", "Read", "Write", "Edit", "Glob", "Grep", "Skill")
+SETTINGS = {"includeCoAuthoredBy": False, "includeGitInstructions": False}
+PROFILE_SECONDS = 120.0
+PROFILE_BYTES = 2048
+"""What one table's profile may take in the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a session needs of the configuration, and where it may write on this host."""
+
+    model: config.Model
+    agent: config.Agent
+    sandbox: config.Sandbox
+    host: Host
+    system_prompt: str
+    runtime_dir: Path
+
+
+class ClaudeAgent:
+    """Keeps ports.Agent: each session is a new process in a new sandbox, resumed from the store when it is known."""
+
+    def __init__(self, settings: Settings, gateway: Gateway, transcripts: RedisTranscripts) -> None:
+        self._settings = settings
+        self._gateway = gateway
+        self._transcripts = transcripts
+
+    @asynccontextmanager
+    async def session(self, workspace: Workspace) -> AsyncIterator["ClaudeSession"]:
+        """A sandbox on this workspace; the CLI starts at once, so that its start is hidden behind the profile."""
+        root = Path(workspace.path)
+        socket = self._settings.runtime_dir / f"{workspace.thread}.sock"
+        async with self._gateway.listen(socket) as meter:
+            policy = self._policy(root, socket)
+            client = ClaudeSDKClient(await self._options(workspace, policy))
+            connecting = asyncio.create_task(client.connect())
+            try:
+                yield ClaudeSession(policy, client, connecting, meter)
+            finally:
+                await _close(client, connecting)
+
+    def _policy(self, root: Path, socket: Path) -> Policy:
+        sandbox = self._settings.sandbox
+        return Policy(
+            host=self._settings.host,
+            workspace=str(root),
+            model_socket=str(socket),
+            tmp_bytes=sandbox.tmp_mb << 20,
+            home_bytes=sandbox.home_mb << 20,
+            command_seconds=sandbox.command_seconds,
+        )
+
+    async def _options(self, workspace: Workspace, policy: Policy) -> ClaudeAgentOptions:
+        beside = Path(workspace.path).parent
+        launcher, transcript = beside / "launch", beside / "claude"
+        transcript.mkdir(mode=0o700, exist_ok=True)
+        bubblewrap.write_launcher(launcher, policy)
+        session = session_id(workspace.thread)
+        known = await self._transcripts.exists(WORKSPACE, session)
+        return ClaudeAgentOptions(
+            cli_path=launcher,
+            cwd=WORKSPACE,
+            env={"CLAUDE_CONFIG_DIR": str(transcript)},
+            session_id=None if known else session,
+            resume=session if known else None,
+            session_store=self._transcripts,
+            session_store_flush="eager",
+            model=self._settings.model.name,
+            system_prompt=self._settings.system_prompt,
+            max_turns=self._settings.agent.max_steps,
+            tools=list(TOOLS),
+            permission_mode="bypassPermissions",
+            plugins=[{"type": "local", "path": PLUGIN}],
+            skills=[f"mailagent:{name}" for name in SKILLS],
+            setting_sources=[],
+            settings=json.dumps(SETTINGS),
+            strict_mcp_config=True,
+            verbatim_prompts=True,
+            max_buffer_size=32 << 20,
+            stderr=lambda line: log.info("cli: %s", line),
+        )
+
+
+class ClaudeSession:
+    """Keeps ports.Session."""
+
+    def __init__(self, policy: Policy, client: ClaudeSDKClient, connecting: "asyncio.Task[None]", meter: Meter) -> None:
+        self._policy = policy
+        self._client = client
+        self._connecting = connecting
+        self._meter = meter
+
+    async def profile(self) -> Profile:
+        """Run the profile script on in/ in a sandbox of its own that has no model; read what it wrote to work/."""
+        command = ["/opt/analysis/bin/python", "-I", PROFILE_SCRIPT]
+        finished = await bubblewrap.run(replace(self._policy, model_socket=""), command, timeout=PROFILE_SECONDS)
+        if finished.code != 0:
+            log.warning("profile: exit %d: %s", finished.code, finished.errors[-2000:])
+            raise PermanentError("Your files could not be read. Please send them as CSV, XLSX or Parquet.")
+        return _read_profile(finished.output, Path(self._policy.workspace))
+
+    async def ask(self, turn: Turn) -> Outcome:
+        """Let the agent answer this turn's prompt and report what it said last and what it used."""
+        try:
+            await self._connecting
+            await self._client.query(turn.prompt)
+            return await self._outcome()
+        except ClaudeSDKError as error:
+            raise TemporaryError(f"the agent's process failed: {error}") from error
+
+    async def _outcome(self) -> Outcome:
+        said, checkpointed = "", True
+        async for event in self._client.receive_response():
+            match event:
+                case MirrorErrorMessage():
+                    checkpointed = False
+                case AssistantMessage():
+                    said = _text(event) or said
+                case ResultMessage():
+                    _raise_unless_done(event)
+                    if not checkpointed:
+                        raise TemporaryError("the transcript could not be stored")
+                    return Outcome(event.result or said, (), self._usage(event), self._meter.first_request_at)
+                case _:
+                    pass
+        raise TemporaryError("the agent's process ended without a result")
+
+    def _usage(self, result: ResultMessage) -> Usage:
+        return Usage(
+            model=next(iter(result.model_usage or {}), ""),
+            requests=self._meter.requests,
+            input_tokens=self._meter.input_tokens,
+            output_tokens=self._meter.output_tokens,
+            cost_usd=result.total_cost_usd or 0.0,
+        )
+
+
+def _raise_unless_done(result: ResultMessage) -> None:
+    if result.subtype == "error_max_turns":
+        raise PermanentError("Your question took more steps than one answer may have. Please ask for less at once.")
+    if result.is_error or result.subtype != "success":
+        status = f" (HTTP {result.api_error_status})" if result.api_error_status else ""
+        reason = "; ".join(result.errors or []) or result.result or result.subtype
+        raise TemporaryError(f"the model could not answer{status}: {reason[:500]}")
+
+
+def _text(event: AssistantMessage) -> str:
+    return "\n".join(block.text for block in event.content if isinstance(block, TextBlock))
+
+
+def _read_profile(line: str, workspace: Path) -> Profile:
+    try:
+        report = json.loads(line)
+        tables = tuple(str(name) for name in report["tables"])
+        unreadable = tuple((str(each["file"]), str(each["reason"])) for each in report["unreadable"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise PermanentError("Your files could not be read. Please send them as CSV, XLSX or Parquet.") from error
+    text = _read_capped(workspace / "work" / "profile.md", PROFILE_BYTES * max(1, len(tables) + len(unreadable)))
+    return Profile(text, tables, unreadable)
+
+
+def _read_capped(path: Path, limit: int) -> str:
+    """The file's text: code in the sandbox wrote it, so no link is followed and no more than `limit` bytes are read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise PermanentError("Your files could not be read. Please send them as CSV, XLSX or Parquet.") from error
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(limit).decode("utf-8", "replace")
+
+
+async def _close(client: ClaudeSDKClient, connecting: "asyncio.Task[None]") -> None:
+    """End the CLI and its sandbox, whatever state the start was in."""
+    connecting.cancel()
+    with suppress(asyncio.CancelledError, ClaudeSDKError):
+        await connecting
+    with suppress(ClaudeSDKError):
+        await client.disconnect()

@@ -1,0 +1,165 @@
+"""The only way from a sandbox to the model: one unix socket per session that lets through POST /v1/messages alone."""
+
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from mailagent.config import Model
+
+log = logging.getLogger(__name__)
+
+PASSED_ON = ("accept", "anthropic-beta", "anthropic-version", "content-type")
+"""Headers of the sandbox that reach the model; all others are dropped."""
+
+PASSED_BACK = ("content-type", "request-id", "retry-after", "x-should-retry")
+MAX_BODY = 64 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Meter:
+    """What one session has used so far: a count of requests and of tokens, and when it first asked (Unix seconds)."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    first_request_at: float = 0.0
+
+
+@dataclass(slots=True)
+class Usage:
+    """Reads token counts out of an answer as it streams by (server-sent events of the Messages API) or stands whole."""
+
+    meter: Meter
+    rest: bytes = b""
+    seen: dict[str, int] = field(default_factory=dict)
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        *lines, self.rest = (self.rest + chunk).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:") and b'"usage"' in line:
+                self._read(line[5:])
+
+    def close(self) -> None:
+        """The answer is over: add what it used to the meter."""
+        if self.rest.startswith(b"{"):
+            self._read(self.rest)
+        cached = self.seen.get("cache_read_input_tokens", 0) + self.seen.get("cache_creation_input_tokens", 0)
+        self.meter.input_tokens += self.seen.get("input_tokens", 0) + cached
+        self.meter.output_tokens += self.seen.get("output_tokens", 0)
+
+    def _read(self, text: bytes) -> None:
+        try:
+            event = json.loads(text)
+        except ValueError:
+            return
+        holder = event.get("message", event) if isinstance(event, dict) else {}
+        usage = holder.get("usage") if isinstance(holder, dict) else None
+        if isinstance(usage, dict):
+            self.seen.update({name: value for name, value in usage.items() if isinstance(value, int)})
+
+
+class Gateway:
+    """Opens sockets; holds the key and the connections to the model's server, which no sandbox sees."""
+
+    def __init__(self, model: Model, key: str) -> None:
+        self._model = model
+        self._key = key
+        self._upstream: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Open the pool of connections (proxies of the environment are honoured)."""
+        timeout = aiohttp.ClientTimeout(total=self._model.timeout_seconds, connect=20)
+        self._upstream = aiohttp.ClientSession(timeout=timeout, trust_env=True, auto_decompress=False)
+
+    async def stop(self) -> None:
+        """Close the pool."""
+        if self._upstream:
+            await self._upstream.close()
+
+    @asynccontextmanager
+    async def listen(self, socket: Path) -> AsyncIterator[Meter]:
+        """Serve one session on this unix socket, mode 0600, until the context ends; yields its meter."""
+        meter = Meter()
+        app = web.Application(client_max_size=MAX_BODY)
+
+        async def messages(request: web.Request) -> web.StreamResponse:
+            return await self._messages(request, meter)
+
+        app.router.add_post("/v1/messages", messages)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1)
+        await runner.setup()
+        socket.unlink(missing_ok=True)
+        try:
+            await web.UnixSite(runner, str(socket)).start()
+            socket.chmod(0o600)
+            yield meter
+        finally:
+            await runner.cleanup()
+            socket.unlink(missing_ok=True)
+
+    async def _messages(self, request: web.Request, meter: Meter) -> web.StreamResponse:
+        if meter.requests >= self._model.max_requests:
+            return refusal(403, f"this turn has used its {self._model.max_requests} model requests")
+        if meter.output_tokens >= self._model.max_output_tokens:
+            return refusal(403, f"this turn has used its {self._model.max_output_tokens} output tokens")
+        try:
+            body = admit(await request.json(), self._model.name)
+        except ValueError as error:
+            return refusal(400, str(error))
+        meter.requests += 1
+        meter.first_request_at = meter.first_request_at or time.time()
+        try:
+            return await self._pass_on(request, body, Usage(meter))
+        except (aiohttp.ClientError, TimeoutError) as error:
+            log.warning("the model cannot be reached: %s", error)
+            return refusal(529, "the model cannot be reached")
+
+    async def _pass_on(self, request: web.Request, body: dict[str, Any], usage: Usage) -> web.StreamResponse:
+        assert self._upstream is not None, "start() comes first"  # noqa: S101
+        headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+        if self._key:
+            headers["x-api-key"] = self._key
+        url = f"{self._model.base_url.rstrip('/')}/v1/messages"
+        async with self._upstream.post(url, json=body, params=request.query, headers=headers) as upstream:
+            back = {name: upstream.headers[name] for name in PASSED_BACK if name in upstream.headers}
+            response = web.StreamResponse(status=upstream.status, headers=back)
+            await response.prepare(request)
+            try:
+                async for chunk in upstream.content.iter_any():
+                    usage.feed(chunk)
+                    await response.write(chunk)
+                await response.write_eof()
+            except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+                log.warning("an answer of the model broke off: %s", error)
+                if request.transport:  # half an answer must not look like a whole one
+                    request.transport.abort()
+            finally:
+                usage.close()
+            return response
+
+
+def admit(body: object, model: str) -> dict[str, Any]:
+    """The request as it may leave: the daemon's model whatever was asked for, and no tool that the model's server would
+    run itself (web search, web fetch, remote MCP), since those reach the network. ValueError when it is no request."""
+    if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
+        raise ValueError("not a Messages API request")
+    kept = {name: value for name, value in body.items() if name not in ("mcp_servers", "container")}
+    tools = kept.get("tools")
+    if isinstance(tools, list):
+        kept["tools"] = [tool for tool in tools if isinstance(tool, dict) and tool.get("type", "custom") == "custom"]
+    return {**kept, "model": model}
+
+
+def refusal(status: int, message: str) -> web.Response:
+    """An error in the form of the Messages API."""
+    kind = {400: "invalid_request_error", 403: "permission_error"}.get(status, "overloaded_error")
+    return web.json_response({"type": "error", "error": {"type": kind, "message": message}}, status=status)

@@ -1,0 +1,305 @@
+"""The mailbox and the Sent folder by IMAP4rev1 (RFC 3501): imapclient, in threads, with its sharp edges covered."""
+
+import asyncio
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import TypeVar
+
+import imapclient
+from imapclient import IMAPClient
+from imapclient.exceptions import IMAPClientError
+
+from mailagent.config import Imap, Mail, Security
+from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
+from mailagent.core.values import Mailbox, Outgoing, RawMessage
+from mailagent.ports import Folder
+
+T = TypeVar("T")
+
+DONE = "$MailAgentDone"
+"""The keyword of a handled message."""
+
+_ODD = (IMAPClientError, OSError, ValueError, LookupError)
+"""What imapclient raises when a server is away, says no, or says what cannot be understood."""
+
+_SAFE_ID = re.compile(r'<[^\x00-\x20"\\\x7f-\U0010ffff]{1,250}>')
+"""A Message-ID that is safe inside a command: imapclient passes CR LF on, and with it any command of a stranger."""
+
+
+class ImapInbox:
+    """ports.Inbox: one connection for work, one that listens."""
+
+    def __init__(self, imap: Imap, mail: Mail, password: str) -> None:
+        tls = tls_context(imap.security, imap.ca_file)
+        self._account = f"{imap.user}@{imap.host}"
+        self._mail = mail
+        self._work = _Connection(imap, tls, password)
+        self._ears = _Connection(imap, tls, password)
+        self._deaf = 0
+        """How often in a row listening failed."""
+        self._mailbox = Mailbox(self._account, mail.folder, 0)
+        self._keeps_keywords = False
+
+    async def open(self) -> Mailbox:
+        """See ports.Inbox."""
+        await self._ears.close()
+        await self._work.open()
+        self._mailbox, flags = await self._work.run(self._select)
+        self._keeps_keywords = bool({flag.lower() for flag in flags} & {rb"\*", DONE.lower().encode()})
+        return self._mailbox
+
+    def _select(self, client: IMAPClient) -> tuple[Mailbox, tuple[bytes, ...]]:
+        selected = client.select_folder(self._mail.folder)
+        mailbox = Mailbox(self._account, self._mail.folder, selected[b"UIDVALIDITY"])
+        return mailbox, selected.get(b"PERMANENTFLAGS", ())
+
+    async def first_cursor(self, start: str) -> int:
+        """See ports.Inbox."""
+        if start == "all":
+            return 0
+        unread = await self._search("UNSEEN") if start == "unseen" else []
+        return min(unread) - 1 if unread else max(await self._search("UID", "*"), default=0)
+
+    async def _search(self, *criteria: str) -> list[int]:
+        return await self._work.run(lambda client: list(client.search(criteria)))
+
+    async def uids_after(self, uid: int) -> list[int]:
+        """See ports.Inbox."""
+        found = await self._work.run(lambda client: _uids_from(client, uid + 1))
+        return sorted(n for n in found if n > uid)  # "n:*" names the last message even when it lies below n
+
+    async def fetch(self, uid: int, *, now: float) -> RawMessage | None:
+        """See ports.Inbox."""
+        data = await self._work.run(lambda client: _fetch(client, uid, self._mail.max_message_mb))
+        return None if data is None else RawMessage(data, self._mailbox, uid, now)
+
+    async def file(self, uid: int, folder: Folder) -> None:
+        """See ports.Inbox."""
+        target = {
+            "processed": self._mail.processed_folder,
+            "refused": self._mail.refused_folder,
+            "held": self._mail.held_folder,
+        }[folder]
+        await self._work.run(lambda client: self._file(client, uid, target))
+
+    def _file(self, client: IMAPClient, uid: int, target: str) -> None:
+        if self._keeps_keywords:
+            client.add_flags([uid], [DONE], silent=True)
+        if target and target != self._mail.folder:
+            _move(client, uid, target)
+
+    async def changed(self, timeout: float) -> None:
+        """See ports.Inbox. Whatever goes wrong here may have hidden news and counts as news; listening is tried again
+        later, after a growing pause, so that a server without IDLE is polled at last every `timeout`."""
+        try:
+            if self._ears.is_open:
+                await self._ears.run(lambda client: _idle(client, timeout))
+                self._deaf = 0
+                return
+            if self._deaf:
+                await asyncio.sleep(min(timeout, 2.0 ** min(self._deaf, 10)))
+            await self._ears.open()
+            # What came before this SELECT is not announced: the caller looks once more, then listens.
+            await self._ears.run(lambda client: client.select_folder(self._mail.folder, readonly=True))
+        except TemporaryError:
+            self._deaf += 1
+
+    async def close(self) -> None:
+        """See ports.Inbox."""
+        await self._ears.close()
+        await self._work.close()
+
+
+class _Connection:
+    """One connection, for one thread at a time; whatever is odd about it ends it, and only open() begins a new one."""
+
+    def __init__(self, imap: Imap, tls: ssl.SSLContext | None, password: str) -> None:
+        self._imap = imap
+        self._tls = tls
+        self._password = password
+        self._client: IMAPClient | None = None
+        self._lock = asyncio.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        return self._client is not None
+
+    async def open(self) -> None:
+        """Connect and log in, in place of the connection there was. Raises TemporaryError."""
+        async with self._lock:
+            self._drop()
+            await self._in_thread(self._connect)
+
+    async def run(self, act: Callable[[IMAPClient], T]) -> T:
+        """What `act` returns. Raises TemporaryError."""
+        async with self._lock:
+            client = self._client
+            if client is None:
+                raise TemporaryError(f"{self._imap.host}: the connection is lost")
+            return await self._in_thread(lambda: act(client))
+
+    async def close(self) -> None:
+        """Log out; cuts off what is under way; never raises."""
+        if self._lock.locked():
+            self._cut()
+        async with self._lock:
+            if self._client is not None:
+                with suppress(TemporaryError):
+                    await self._in_thread(self._client.logout)
+            self._drop()
+
+    def _connect(self) -> None:
+        self._client = connect(self._imap, self._tls, self._password)
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        thread = asyncio.ensure_future(asyncio.to_thread(call))
+        try:
+            return await asyncio.shield(thread)
+        except _ODD as error:
+            self._drop()
+            raise TemporaryError(in_words(error, self._imap.host)) from error
+        except TemporaryError:
+            self._drop()
+            raise
+        except asyncio.CancelledError:
+            # The thread still has the connection: nobody else may until it is done.
+            self._cut()
+            await asyncio.gather(thread, return_exceptions=True)
+            self._drop()
+            raise
+
+    def _cut(self) -> None:
+        """Wake the thread that waits for the server; closing is left to _drop()."""
+        if self._client is not None:
+            with suppress(OSError):
+                # Not SSLSocket.shutdown, which forgets the TLS state that the thread is using.
+                socket.socket.shutdown(self._client.socket(), socket.SHUT_RDWR)
+
+    def _drop(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            _hang_up(client)
+
+
+def connect(imap: Imap, tls: ssl.SSLContext | None, password: str) -> IMAPClient:
+    """A connection, logged in; blocks. Raises what imapclient raises."""
+    client = IMAPClient(imap.host, imap.port, ssl=imap.security == "tls", ssl_context=tls, timeout=imap.timeout_seconds)
+    with ExitStack() as undo:
+        undo.callback(_hang_up, client)
+        # Without TCP_NODELAY each literal waits 40 ms for the acknowledgement of the line before it.
+        client.socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.socket().setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if imap.security == "starttls":
+            client.starttls(tls)
+        client.login(imap.user, password)
+        undo.pop_all()
+    return client
+
+
+def tls_context(security: Security, ca_file: str) -> ssl.SSLContext | None:
+    """How a server's certificate is verified; None for security "none". Raises ConfigError when ca_file is no good."""
+    if security == "none":
+        return None
+    try:
+        return ssl.create_default_context(cafile=ca_file or None)
+    except OSError as error:
+        raise ConfigError(f"ca_file {ca_file} cannot be used: {error.strerror or error}") from error
+
+
+def in_words(error: Exception, host: str) -> str:
+    """Why a mail server cannot be worked with, for the operator; no password is in it."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"{host}: the certificate cannot be trusted: {error.verify_message}"
+        case TimeoutError():
+            return f"{host}: no answer in time"
+        case socket.gaierror():
+            return f"{host}: this name is not known"
+        case ssl.SSLError():
+            return f"{host}: TLS fails: {error.reason}"
+        case LookupError():
+            return f"{host}: the answer lacks {error}"
+        case UnicodeEncodeError():
+            return f"{host}: name, password and addresses must be ASCII"  # str(error) shows a letter of the password
+        case _:
+            answer = re.sub(r"^b'(.*)'$", r"\1", str(error))  # imaplib puts the server's answer as a repr
+            return f"{host}: {answer}"
+
+
+def file_sent(imap: Imap, tls: ssl.SSLContext | None, password: str, mail: Outgoing, *, unless_there: bool) -> None:
+    r"""Append the mail to the folder that is \Sent (RFC 6154), `unless_there` by its Message-ID; blocks.
+
+    Raises TemporaryError."""
+    try:
+        client = connect(imap, tls, password)
+        with ExitStack() as undo:
+            undo.callback(_hang_up, client)
+            folder = client.find_special_folder(imapclient.SENT)
+            if folder is None:
+                raise TemporaryError(f"{imap.host}: the account has no Sent folder")
+            if not (unless_there and _holds(client, folder, mail.message_id)):
+                client.append(folder, mail.data, flags=[imapclient.SEEN])
+            client.logout()
+    except _ODD as error:
+        raise TemporaryError(in_words(error, imap.host)) from error
+
+
+def _holds(client: IMAPClient, folder: str, message_id: str) -> bool:
+    if not _SAFE_ID.fullmatch(message_id):
+        return False
+    client.select_folder(folder, readonly=True)
+    return bool(client.search(["HEADER", "Message-ID", message_id]))
+
+
+def _uids_from(client: IMAPClient, uid: int) -> list[int]:
+    client.noop()  # a server may tell of new messages only after a command (RFC 3501 section 5.2)
+    return list(client.search(["UID", f"{uid}:*"]))
+
+
+def _fetch(client: IMAPClient, uid: int, limit_mb: float) -> bytes | None:
+    known = client.fetch([uid], ["RFC822.SIZE"]).get(uid)
+    if known is None:
+        return None
+    if known[b"RFC822.SIZE"] > limit_mb * 1e6:
+        raise PermanentError(
+            f"The mail has {known[b'RFC822.SIZE'] / 1e6:.1f} MB, which is more than the {limit_mb:g} MB that are taken."
+        )
+    whole = client.fetch([uid], ["BODY.PEEK[]"]).get(uid)
+    if whole is None:  # a server may tell the size of what is gone already, and only then that it is gone
+        return None
+    if not isinstance(whole[b"BODY[]"], bytes):
+        raise TemporaryError(f"the server has no body for message {uid} now")
+    return whole[b"BODY[]"]
+
+
+def _move(client: IMAPClient, uid: int, folder: str) -> None:
+    if not client.folder_exists(folder):
+        client.create_folder(folder)
+    if client.has_capability("MOVE"):
+        client.move([uid], folder)
+        return
+    client.copy([uid], folder)
+    client.delete_messages([uid], silent=True)
+    if client.has_capability("UIDPLUS"):  # a plain EXPUNGE would take what others have deleted as well
+        client.uid_expunge([uid])
+
+
+def _idle(client: IMAPClient, timeout: float) -> None:
+    """Return at news or after the timeout. imapclient does not say that the server has gone: idle_check() returns
+    nothing, at once, for ever; a BYE is one response among others."""
+    began = time.monotonic()
+    client.idle()
+    news = client.idle_check(timeout)
+    early = time.monotonic() - began < 0.9 * timeout
+    if (early and not news) or any(response[0] == b"BYE" for response in news):
+        raise TemporaryError("the server ended the connection while we listened")
+    client.idle_done()
+
+
+def _hang_up(client: IMAPClient) -> None:
+    with suppress(OSError, IMAPClientError):
+        client.shutdown()

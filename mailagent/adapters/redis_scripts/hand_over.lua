@@ -1,0 +1,15 @@
+-- Ends a turn: the job goes from this lane into the outbox. Returns 1, or 0 when the lease is another's.
+-- The reply's Message-ID is ours, so it is indexed whatever stood there.
+local lane, thread, token, entry, job, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local index, retention = ARGV[7], ARGV[8]
+
+if not held(lane, thread, token) then
+  return 0
+end
+enqueue('delivery', thread, job)
+redis.call('HSET', key('job', job), 'body', body, 'lane', 'delivery')
+redis.call('HINCRBY', key('thread', thread), 'turns', 1)
+remember(index, thread, job)
+leave(lane, thread, entry, job)
+age(thread, retention)
+return 1

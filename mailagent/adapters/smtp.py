@@ -1,0 +1,129 @@
+"""The way out by SMTP submission (RFC 6409): the standard library's smtplib, in a thread, one connection a mail."""
+
+import asyncio
+import re
+import smtplib
+import socket
+from contextlib import suppress
+from typing import NoReturn
+
+from mailagent.adapters.imap import file_sent, in_words, tls_context
+from mailagent.config import Imap, Smtp
+from mailagent.core.errors import PermanentError, TemporaryError
+from mailagent.core.values import Outgoing
+
+_ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[\w.-]+", re.ASCII)
+"""Dot-atoms alone (RFC 5322 section 3.4.1): smtplib would take a comment or a quoted string apart in its own way."""
+
+_GOODBYE_SECONDS = 5.0
+
+
+class SmtpSubmission:
+    """ports.Submission."""
+
+    def __init__(self, smtp: Smtp, imap: Imap, password: str, imap_password: str) -> None:
+        self._smtp = smtp
+        self._imap = imap
+        self._password = password
+        self._imap_password = imap_password
+        self._tls = tls_context(smtp.security, smtp.ca_file)
+        self._imap_tls = tls_context(imap.security, imap.ca_file)
+
+    async def send(self, outgoing: Outgoing) -> str:
+        """See ports.Submission. The message of the TemporaryError begins with "uncertain: " when the connection was
+        lost after DATA began: the server may have taken the mail. What it has against us and not against this mail (a
+        refused login, say) is a TemporaryError, 5xx or not."""
+        return await asyncio.to_thread(self._send, outgoing)
+
+    async def file_sent(self, outgoing: Outgoing) -> None:
+        """See ports.Submission; for smtp.sent_copy = "auto" the Message-ID is looked for first."""
+        if self._smtp.sent_copy == "never":
+            return
+        await asyncio.to_thread(
+            file_sent,
+            self._imap,
+            self._imap_tls,
+            self._imap_password,
+            outgoing,
+            unless_there=self._smtp.sent_copy == "auto",
+        )
+
+    def _send(self, outgoing: Outgoing) -> str:
+        for address in (outgoing.sender, outgoing.recipient):
+            if not _ADDRESS.fullmatch(address):
+                raise PermanentError(f"Mail cannot be sent to or from the address {address!r}.")
+        client = self._connect()
+        try:
+            return self._hand_over(client, outgoing)
+        finally:
+            _quit(client)
+
+    def _connect(self) -> smtplib.SMTP:
+        try:
+            client = self._dial()
+            try:
+                self._log_in(client)
+            except (smtplib.SMTPException, OSError, ValueError):
+                client.close()
+                raise
+        except smtplib.SMTPResponseException as error:
+            raise TemporaryError(f"{self._smtp.host}: {error.smtp_code} {_text(error.smtp_error)}") from error
+        except (smtplib.SMTPException, OSError, ValueError) as error:
+            raise TemporaryError(in_words(error, self._smtp.host)) from error
+        return client
+
+    def _dial(self) -> smtplib.SMTP:
+        host, port, seconds = self._smtp.host, self._smtp.port, self._smtp.timeout_seconds
+        if self._smtp.security == "tls":
+            return smtplib.SMTP_SSL(host, port, timeout=seconds, context=self._tls)
+        return smtplib.SMTP(host, port, timeout=seconds)
+
+    def _log_in(self, client: smtplib.SMTP) -> None:
+        if isinstance(client.sock, socket.socket):
+            client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._smtp.security == "starttls":
+            client.starttls(context=self._tls)
+        if self._smtp.user:
+            client.login(self._smtp.user, self._password)
+        else:
+            client.ehlo_or_helo_if_needed()
+
+    def _hand_over(self, client: smtplib.SMTP, outgoing: Outgoing) -> str:
+        try:
+            self._expect_ok(*client.mail(outgoing.sender))
+            self._expect_ok(*client.rcpt(outgoing.recipient))
+        except (smtplib.SMTPException, OSError) as error:
+            raise TemporaryError(in_words(error, self._smtp.host)) from error
+        try:
+            code, answer = client.data(outgoing.data)
+        except smtplib.SMTPDataError as error:
+            self._refuse(error.smtp_code, error.smtp_error)
+        except (smtplib.SMTPException, OSError) as error:
+            raise TemporaryError(f"uncertain: {in_words(error, self._smtp.host)}") from error
+        if not (200 <= code <= 299 or 400 <= code <= 599):
+            raise TemporaryError(f"uncertain: {self._smtp.host}: {code} {_text(answer)}")
+        self._expect_ok(code, answer)
+        return f"{code} {_text(answer)}"
+
+    def _expect_ok(self, code: int, answer: bytes) -> None:
+        if not 200 <= code <= 299:
+            self._refuse(code, answer)
+
+    def _refuse(self, code: int, answer: bytes | str) -> NoReturn:
+        words = f"{self._smtp.host}: {code} {_text(answer)}"
+        if 500 <= code <= 599:
+            raise PermanentError(words)
+        raise TemporaryError(words)
+
+
+def _quit(client: smtplib.SMTP) -> None:
+    """Part politely (RFC 5321 section 4.1.1.10); the mail's fate is known by now, so nothing here matters."""
+    with suppress(smtplib.SMTPException, OSError):
+        if isinstance(client.sock, socket.socket):
+            client.sock.settimeout(_GOODBYE_SECONDS)
+        client.quit()
+    client.close()
+
+
+def _text(answer: bytes | str) -> str:
+    return answer if isinstance(answer, str) else answer.decode("utf-8", "replace")

@@ -1,0 +1,70 @@
+"""The transcripts of agent sessions in Redis: a session store of the Claude Agent SDK; any host can resume them."""
+
+import json
+
+from claude_agent_sdk import (
+    SessionKey,
+    SessionListSubkeysKey,
+    SessionStore,
+    SessionStoreEntry,
+    project_key_for_directory,
+)
+from redis.asyncio import Redis
+
+from mailagent.adapters.redis import PREFIX, script, store_errors
+from mailagent.core.values import SessionId
+
+
+class RedisTranscripts(SessionStore):
+    """Keeps the SDK's SessionStore: what is appended twice is there once, in the order of its first arrival.
+
+    A session is forgotten `retention_seconds` after its last append. TemporaryError when Redis is away."""
+
+    # The SDK takes these for absent: sessions are never listed, since none is continued but by its id.
+    list_sessions = SessionStore.list_sessions
+    list_session_summaries = SessionStore.list_session_summaries
+
+    def __init__(self, client: Redis, *, retention_seconds: int, prefix: str = PREFIX) -> None:
+        self._client = client
+        self._retention = retention_seconds
+        self._prefix = prefix
+        self._append = script(client, "append")
+        self._delete = script(client, "delete")
+
+    async def exists(self, directory: str, session: SessionId) -> bool:
+        """Whether the session has a transcript: then it is resumed, else begun. `directory` is the session's `cwd`."""
+        key = SessionKey(project_key=project_key_for_directory(directory), session_id=session)
+        with store_errors():
+            return await self._client.exists(self._key("log", key)) == 1
+
+    async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
+        if not entries:
+            return
+        pairs = [text for entry in entries for text in (entry.get("uuid") or "", json.dumps(entry))]
+        with store_errors():
+            await self._append(keys=[self._prefix], args=[_session(key), _path(key), self._retention, *pairs])
+
+    async def load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
+        with store_errors():
+            entries = await self._client.lrange(self._key("log", key), 0, -1)
+        return [json.loads(entry) for entry in entries] or None
+
+    async def delete(self, key: SessionKey) -> None:
+        with store_errors():
+            await self._delete(keys=[self._prefix], args=[_session(key), _path(key)])
+
+    async def list_subkeys(self, key: SessionListSubkeysKey) -> list[str]:
+        with store_errors():
+            paths = await self._client.smembers(f"{self._prefix}:paths:{_session(key)}")
+        return sorted(str(path).removeprefix("/") for path in paths if path)
+
+    def _key(self, kind: str, key: SessionKey) -> str:
+        return f"{self._prefix}:{kind}:{_session(key)}{_path(key)}"
+
+
+def _session(key: SessionKey | SessionListSubkeysKey) -> str:
+    return f"{key['project_key']}/{key['session_id']}"
+
+
+def _path(key: SessionKey) -> str:
+    return f"/{key['subpath']}" if key.get("subpath") else ""

@@ -1,0 +1,199 @@
+"""A directory per thread, written by hostile code: every name below it is opened without following a link."""
+
+import asyncio
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from pydantic import TypeAdapter
+
+from mailagent.adapters.blobs import DiskBlobs, write_durably
+from mailagent.core.errors import PermanentError, TemporaryError
+from mailagent.core.values import BlobId, OutFile, ThreadId
+from mailagent.ports import Workspace
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+PARTS = ("in", "work", "out")
+EARLIER = "earlier"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of a snapshot; `mark` (inode, size, mtime in ns) tells without reading whether it changed since."""
+
+    path: str
+    blob: BlobId
+    mode: int
+    mark: tuple[int, int, int]
+
+
+MANIFEST: TypeAdapter[list[Entry]] = TypeAdapter(list[Entry])
+
+
+class DiskWorkspaces:
+    """Keeps ports.Workspaces under a directory: `THREAD/files/{in,work,out}` and the manifest of its last snapshot."""
+
+    def __init__(self, directory: Path, blobs: DiskBlobs, *, max_out_bytes: int, max_out_files: int) -> None:
+        self._directory = directory
+        self._blobs = blobs
+        self._max_bytes = max_out_bytes
+        self._max_files = max_out_files
+
+    async def open(self, thread: ThreadId) -> Workspace:
+        """The thread's workspace, restored from its last snapshot when it is missing here."""
+        root = self._directory / thread / "files"
+        if not await _in_thread(root.is_dir):
+            await self._restore(thread, root)
+        for part in PARTS:
+            await _in_thread((root / part).mkdir, mode=0o700, parents=True, exist_ok=True)
+        return Workspace(thread, str(root))
+
+    async def add(self, workspace: Workspace, files: Sequence[tuple[str, bytes]]) -> list[str]:
+        """Write files into in/, read-only; a name that is taken by other bytes gets a number, the same bytes are kept
+        once, so that a turn tried again adds nothing."""
+        return [await _in_thread(_add_one, Path(workspace.path) / "in", name, data) for name, data in files]
+
+    async def clear_out(self, workspace: Workspace, turn: int) -> None:
+        """Move what the turn before this one left in out/ to work/earlier/N, and start with an empty out/."""
+        await _in_thread(_clear_out, workspace.path, turn)
+
+    async def collect(self, workspace: Workspace) -> tuple[OutFile, ...]:
+        """The regular files of out/; PermanentError when they are more or larger than an answer may be."""
+        return await _in_thread(self._collect, workspace.path)
+
+    async def snapshot(self, workspace: Workspace) -> None:
+        """Store every file as a blob, unless the last snapshot has it, then the manifest that names them."""
+        path = self._manifest(workspace.thread)
+        last = {entry.path: entry for entry in await _in_thread(_read_manifest, path)}
+        entries = []
+        for name, info in await _in_thread(lambda: list(_walk(workspace.path))):
+            mark = (info.st_ino, info.st_size, info.st_mtime_ns)
+            entry = last.get(name)
+            if entry is None or entry.mark != mark:
+                blob = await self._blobs.put(await _in_thread(_read, Path(workspace.path), name, info.st_size))
+                entry = Entry(name, blob, stat.S_IMODE(info.st_mode), mark)
+            entries.append(entry)
+        await _in_thread(write_durably, path, MANIFEST.dump_json(entries))
+
+    async def _restore(self, thread: ThreadId, root: Path) -> None:
+        for entry in await _in_thread(_read_manifest, self._manifest(thread)):
+            await _in_thread(_write_restored, root / entry.path, await self._blobs.get(entry.blob), entry.mode)
+
+    def _manifest(self, thread: ThreadId) -> Path:
+        return self._directory / thread / "manifest.json"
+
+    def _collect(self, root: str) -> tuple[OutFile, ...]:
+        left = self._max_bytes
+        found: list[OutFile] = []
+        for name, info in _walk(root, "out"):
+            left -= info.st_size
+            if left < 0 or len(found) >= self._max_files:
+                raise PermanentError("The answer came with more files than one mail can carry. Please ask for less.")
+            found.append(OutFile(name.removeprefix("out/"), _read(Path(root), name, info.st_size)))
+        return tuple(sorted(found, key=lambda file: file.path))
+
+
+async def _in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Disk work off the event loop; what the disk refuses may work later."""
+    try:
+        return await asyncio.to_thread(function, *args, **kwargs)
+    except OSError as error:
+        raise TemporaryError(f"workspace: {error.strerror}: {error.filename}") from error
+
+
+def _add_one(directory: Path, name: str, data: bytes) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    stem, suffix = (stem, dot + suffix) if stem else (name, "")
+    number = 1
+    while True:
+        given = name if number == 1 else f"{stem} ({number}){suffix}"
+        path = directory / given
+        if not path.exists():
+            path.write_bytes(data)
+            path.chmod(0o400)
+            return given
+        if path.read_bytes() == data:
+            return given
+        number += 1
+
+
+def _clear_out(root: str, turn: int) -> None:
+    """out/ is renamed or removed as a whole, through directory handles that refuse links."""
+    with _opened(root) as top:
+        kept = False
+        if turn > 1:
+            with _opened("work", top) as work, _made(EARLIER, work) as earlier:
+                kept = _rename(top, earlier, str(turn - 1))
+        if not kept:  # the first turn, or one that is tried again: what its failed attempt left is worth nothing
+            shutil.rmtree("out", dir_fd=top)
+        os.mkdir("out", 0o700, dir_fd=top)
+
+
+def _rename(top: int, earlier: int, name: str) -> bool:
+    """Move out/ to earlier/NAME unless that exists."""
+    if name in os.listdir(earlier):
+        return False
+    os.rename("out", name, src_dir_fd=top, dst_dir_fd=earlier)
+    return True
+
+
+@contextmanager
+def _opened(name: str | Path, parent: int | None = None) -> Iterator[int]:
+    """A handle on this directory, which must not be a link."""
+    handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _made(name: str, parent: int) -> Iterator[int]:
+    """A handle on this directory, made when missing; a link or a file that hostile code left in its place goes."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=parent)
+    with suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=parent)
+    with _opened(name, parent) as handle:
+        yield handle
+
+
+def _walk(root: str, below: str = ".") -> Iterator[tuple[str, os.stat_result]]:
+    """Regular files with one name, each with its path relative to `root`; links, devices, pipes are passed over."""
+    for directory, _, names, handle in os.fwalk(Path(root) / below, follow_symlinks=False):
+        for name in sorted(names):
+            info = os.stat(name, dir_fd=handle, follow_symlinks=False)
+            if stat.S_ISREG(info.st_mode) and info.st_nlink == 1 and info.st_mode & stat.S_IRUSR:
+                yield os.path.relpath(Path(directory) / name, root), info
+
+
+def _read(root: Path, name: str, size: int) -> bytes:
+    """The file's bytes, opened without following a link on the way, and no more than it was seen to have."""
+    *directories, last = Path(name).parts
+    with ExitStack() as stack:
+        handle = stack.enter_context(_opened(root))
+        for part in directories:
+            handle = stack.enter_context(_opened(part, handle))
+        with os.fdopen(os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=handle), "rb") as file:
+            return file.read(size)
+
+
+def _read_manifest(path: Path) -> list[Entry]:
+    try:
+        return MANIFEST.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return []
+
+
+def _write_restored(path: Path, data: bytes, mode: int) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.write_bytes(data)
+    path.chmod(mode)

@@ -1,0 +1,143 @@
+"""Who is answered: an allowed sender whom our own mail server vouches for, and who sent something to work on."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from mailagent.core.headers import without_comments
+from mailagent.core.values import Accept, Ignore, Inbound, Refuse, Verdict
+
+MICROSOFT_365 = "mx.microsoft.com"
+"""The authserv-id to configure for Microsoft 365. It writes Authentication-Results without one, but gives this name
+in its ARC-Authentication-Results; under this name, and no other, a topmost field without an id counts."""
+
+DATA_EXTENSIONS = (".csv", ".tsv", ".txt", ".xlsx", ".parquet")
+
+_RESULT = re.compile(r'([\w.-]+)(?:/\d+)?\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;"]+)')
+_PARTS = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^;"])+')
+_NO_VERDICT = ("none", "bestguesspass", "temperror", "permerror")
+_SEPARATORS = ("\t", ";", "|", ",")
+
+_WHAT_TO_SEND = (
+    "Please send your data and your question in one mail: attach a CSV, XLSX or Parquet file, "
+    "and write in the mail what you would like to know about it."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Who may write, and what they must show: "authenticated", or "none" for mail that cannot come from outside."""
+
+    addresses: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+    proof: Literal["authenticated", "none"] = "authenticated"
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """One result of Authentication-Results (RFC 8601 section 2.2): its method, its result, its properties."""
+
+    method: str
+    value: str
+    properties: dict[str, str]
+
+
+def screen(inbound: Inbound, rules: Sequence[Rule], own: str, authserv_id: str) -> Verdict:
+    """Accept, or Ignore with the reason: a machine, an unclear, not allowed or unproven sender never gets a reply,
+    since it would go to somebody who never wrote, or for ever (RFC 3834 section 2)."""
+    if _without_tag(inbound.sender) == _without_tag(own):
+        return Ignore("it comes from our own address")
+    if inbound.automatic:
+        return Ignore(f"a machine wrote it: {inbound.automatic}")
+    if inbound.defects:
+        return Ignore(f"the sender cannot be told: {'; '.join(inbound.defects)}")
+    matching = [rule for rule in rules if _covers(rule, inbound.sender)]
+    if not matching:
+        return Ignore("no allow rule covers the sender")
+    if any(rule.proof == "none" for rule in matching) or proven(inbound, authserv_id):
+        return Accept()
+    return Ignore(f"the sender is not proven by {authserv_id or 'any server, since mail.authserv_id is not set'}")
+
+
+def proven(inbound: Inbound, authserv_id: str) -> bool:
+    """True when our own server says that the From domain is genuine: `dmarc=pass` for it, or, where DMARC gave no
+    verdict, `dkim=pass` by the domain or a parent of it (RFC 7489 section 3.1.1, without its public suffix list).
+
+    Only the topmost field under our server's name is read. A server must delete such fields that come in from outside
+    (RFC 8601 section 5), but one that does not still writes its own above them; a second field below
+    could be either, so a server that spreads its verdict must put the DMARC one on top (opendmarc does)."""
+    domain = inbound.sender.rpartition("@")[2]
+    results = _trusted(inbound.authentication, authserv_id) if domain and authserv_id else []
+    verdicts = [result for result in results if result.method == "dmarc" and result.value not in _NO_VERDICT]
+    if verdicts:
+        return all(result.value == "pass" and _domain(result, "header.from") == domain for result in verdicts)
+    return any(result.method == "dkim" and result.value == "pass" and _aligned(result, domain) for result in results)
+
+
+def nothing_to_do(inbound: Inbound, follow_up: bool) -> Refuse | None:
+    """What to tell a sender whose mail holds nothing to work on; None when it does, or continues a conversation.
+
+    An empty question is fine: the data get an overview."""
+    files = [file for file in inbound.attachments if not (follow_up and file.media_type.startswith("image/"))]
+    if any(file.name.lower().endswith(DATA_EXTENSIONS) for file in files):
+        return None
+    if _has_table(inbound.text) or _has_table(inbound.quoted):
+        return None
+    if files:
+        listed = "\n".join(f"- {file.name}: not a data file that I can read" for file in files)
+        return Refuse(f"I cannot work with what was attached:\n\n{listed}\n\n{_WHAT_TO_SEND}")
+    return None if follow_up else Refuse(f"Your mail came without data. {_WHAT_TO_SEND}")
+
+
+def _covers(rule: Rule, sender: str) -> bool:
+    domain = sender.rpartition("@")[2]
+    return sender in map(str.lower, rule.addresses) or domain in map(str.lower, rule.domains)
+
+
+def _without_tag(address: str) -> str:
+    """The address without its +tag (RFC 5233), so that mail from any of our own is known as such."""
+    local, _, domain = address.lower().rpartition("@")
+    return f"{local.partition('+')[0]}@{domain}"
+
+
+def _trusted(fields: Sequence[str], authserv_id: str) -> list[_Result]:
+    """The results in the topmost field that our own server wrote; none when what stands there cannot be read."""
+    ours = authserv_id.lower()
+    for field in fields:
+        try:
+            parts = _PARTS.findall(without_comments(field))
+        except ValueError:
+            return []
+        first = parts[0] if parts else ""
+        if ours in first.replace('"', " ").lower().split()[:1]:
+            return [result for part in parts[1:] for result in _result(part)]
+        if ours == MICROSOFT_365:  # always writes one on top: what stands below was there before
+            return [result for part in parts for result in _result(part)] if "=" in first else []
+    return []
+
+
+def _result(part: str) -> list[_Result]:
+    pairs = [(key.lower(), value.strip('"').lower()) for key, value in _RESULT.findall(part)]
+    return [_Result(*pairs[0], dict(reversed(pairs[1:])))] if pairs else []
+
+
+def _domain(result: _Result, name: str) -> str:
+    return result.properties.get(name, "").rpartition("@")[2].rstrip(".")
+
+
+def _aligned(result: _Result, domain: str) -> bool:
+    signer = _domain(result, "header.d") or _domain(result, "header.i")
+    return "." in signer and (domain == signer or domain.endswith(f".{signer}"))
+
+
+def _has_table(text: str) -> bool:
+    """True for three lines in a row with the same separators, and figures among them: pasted from a sheet or a CSV."""
+    for separator in _SEPARATORS:
+        needed = 2 if separator == "," else 1  # prose has a comma in a line now and then
+        for count, run in groupby(text.split("\n"), key=lambda line: line.count(separator)):
+            lines = list(run)
+            if count >= needed and len(lines) >= 3 and any(c.isdigit() for line in lines for c in line):
+                return True
+    return False

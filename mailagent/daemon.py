@@ -1,0 +1,370 @@
+"""The only place that puts the parts together: builds them from the settings, starts the loops, stops them in order."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from mailagent.adapters import bubblewrap, host, redis, systemd
+from mailagent.adapters.blobs import DiskBlobs
+from mailagent.adapters.claude import ClaudeAgent, Settings
+from mailagent.adapters.gateway import Gateway
+from mailagent.adapters.imap import ImapInbox
+from mailagent.adapters.parser import ChildParser
+from mailagent.adapters.redis import RedisJobs
+from mailagent.adapters.redis_server import PrivateRedis
+from mailagent.adapters.smtp import SmtpSubmission
+from mailagent.adapters.transcripts import RedisTranscripts
+from mailagent.adapters.workspaces import DiskWorkspaces
+from mailagent.config import Config
+from mailagent.core.compose import reply_id
+from mailagent.core.errors import ConfigError, TemporaryError
+from mailagent.core.job import Job
+from mailagent.core.policy import Host, Policy
+from mailagent.core.render import Style
+from mailagent.core.screen import Rule
+from mailagent.core.values import Mailbox, Outgoing, RawMessage
+from mailagent.flow.delivery import Delivery
+from mailagent.flow.intake import Intake, new_job
+from mailagent.flow.turns import Turns
+from mailagent.flow.upkeep import Upkeep
+from mailagent.flow.worker import Worker
+from mailagent.ports import Claim, Clock, Lane, Submission
+
+log = logging.getLogger(__name__)
+
+Step = Callable[[Claim], Awaitable[None]]
+GiveUp = Callable[[Claim, str, bool], Awaitable[None]]
+
+DELIVERY_PLACES = 4
+DELIVERY_ATTEMPTS = 130
+"""With at most an hour between two, five days: as long as mail servers try (RFC 5321 section 4.5.4.1)."""
+JANITOR_SECONDS = 30.0
+DAY = 86400
+
+
+class SystemClock(Clock):
+    """Keeps ports.Clock."""
+
+    def now(self) -> float:
+        """Unix seconds."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds that never jump."""
+        return time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What both the daemon and `mailagent ask` need to answer one mail."""
+
+    config: Config
+    jobs: RedisJobs
+    blobs: DiskBlobs
+    parser: ChildParser
+    clock: Clock
+    turns: Turns
+
+
+async def run(config: Config) -> None:
+    """Serve the mailbox until SIGTERM or SIGINT. ConfigError when something that is needed is missing."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    async with build(config) as parts:
+        inbox = ImapInbox(config.imap, config.mail, config.secrets.imap_password.get_secret_value())
+        intake = _intake(parts, inbox)
+        try:
+            await _reach(inbox, stopping)
+            systemd.notify("READY=1")
+            log.info("ready: serving %s", config.mail.address)
+            await _serve(parts, intake, _submission(config), stopping)
+        finally:
+            systemd.notify("STOPPING=1")
+            await inbox.close()
+
+
+async def ask(config: Config, raw: bytes) -> bytes:
+    """Answer one message without a mailbox: same queue, session, sandbox and rendering; returns the reply's bytes."""
+    async with build(config) as parts:
+        inbound = await parts.parser.parse(raw)
+        thread = await parts.jobs.thread_of(inbound.in_reply_to)
+        received = RawMessage(raw, Mailbox("ask", "", 0), 0, parts.clock.now())
+        job = new_job(received, inbound, await parts.blobs.put(raw), thread, "", ())
+        await parts.jobs.accept(job, None)
+        kept, stopping = Kept(reply_id(job.id, config.mail.address.rpartition("@")[2])), asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_work(parts, kept, stopping))
+            reply = await kept.reply
+            stopping.set()
+        return reply.data
+
+
+class Kept(Submission):
+    """A way out that ends here: keeps the one reply that is waited for."""
+
+    def __init__(self, message_id: str) -> None:
+        self._message_id = message_id
+        self.reply: asyncio.Future[Outgoing] = asyncio.get_running_loop().create_future()
+
+    async def send(self, outgoing: Outgoing) -> str:
+        """Keep it."""
+        if outgoing.message_id == self._message_id and not self.reply.done():
+            self.reply.set_result(outgoing)
+        return "kept"
+
+    async def file_sent(self, outgoing: Outgoing) -> None:
+        """There is no Sent folder."""
+
+
+@asynccontextmanager
+async def build(config: Config) -> AsyncIterator[Parts]:
+    """Everything started and checked; everything stopped, in reverse order, at the end."""
+    state, runtime = Path(config.storage.state_dir), Path(config.storage.runtime_dir)
+    parts_on_host = host.parts(config, runtime / "etc")
+    async with AsyncExitStack() as stack:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stack.enter_context(_alone(state / "lock"))
+        _sweep(state, runtime)
+        bubblewrap.write_etc(runtime / "etc")
+        await _check_sandbox(parts_on_host, runtime)
+        client = await stack.enter_async_context(_redis(config))
+        transcripts = RedisTranscripts(client, retention_seconds=config.storage.retention_days * DAY)
+        gateway = Gateway(config.model, config.secrets.anthropic_api_key.get_secret_value())
+        await gateway.start()
+        stack.push_async_callback(gateway.stop)
+        parser = ChildParser()
+        stack.push_async_callback(parser.close)
+        agent = ClaudeAgent(_settings(config, parts_on_host, runtime), gateway, transcripts)
+        yield _parts(config, _jobs(config, client), parser, agent, state)
+
+
+def _parts(config: Config, jobs: RedisJobs, parser: ChildParser, agent: ClaudeAgent, state: Path) -> Parts:
+    clock = SystemClock()
+    blobs = DiskBlobs(state / "blobs")
+    workspaces = DiskWorkspaces(
+        state / "threads",
+        blobs,
+        max_out_bytes=int(config.sandbox.max_out_mb * 1e6),
+        max_out_files=config.sandbox.max_out_files,
+    )
+    turns = Turns(
+        jobs=jobs,
+        blobs=blobs,
+        parser=parser,
+        workspaces=workspaces,
+        agent=agent,
+        clock=clock,
+        style=Style(_shared("reply.html"), _shared("reply.css")),
+        sender=config.mail.address,
+        sender_name=config.mail.name,
+        notice=config.model.notice,
+        turn_seconds=config.agent.turn_seconds,
+    )
+    return Parts(config, jobs, blobs, parser, clock, turns)
+
+
+def _settings(config: Config, parts_on_host: Host, runtime: Path) -> Settings:
+    return Settings(config.model, config.agent, config.sandbox, parts_on_host, _shared("system-prompt.md"), runtime)
+
+
+def _intake(parts: Parts, inbox: ImapInbox) -> Intake:
+    mail = parts.config.mail
+    return Intake(
+        inbox=inbox,
+        parser=parts.parser,
+        blobs=parts.blobs,
+        jobs=parts.jobs,
+        clock=parts.clock,
+        rules=[Rule(rule.addresses, rule.domains, rule.proof) for rule in parts.config.allow],
+        own=mail.address,
+        authserv_id=mail.authserv_id,
+        start=mail.start,
+        poll_seconds=parts.config.imap.idle_seconds,
+    )
+
+
+def _submission(config: Config) -> Submission:
+    secret = config.secrets
+    return SmtpSubmission(
+        config.smtp, config.imap, secret.smtp_password.get_secret_value(), secret.imap_password.get_secret_value()
+    )
+
+
+async def _serve(parts: Parts, intake: Intake, submission: Submission, stopping: asyncio.Event) -> None:
+    """All loops until `stopping`; a loop that ends by itself has failed, and the daemon with it."""
+    endless = [asyncio.create_task(loop) for loop in (intake.run(), Upkeep(parts.jobs, JANITOR_SECONDS).run(), _pet())]
+    work = asyncio.create_task(_work(parts, submission, stopping))
+    try:
+        done, _ = await asyncio.wait({work, *endless}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in (*endless, work):
+            task.cancel()
+        await asyncio.gather(*endless, work, return_exceptions=True)
+
+
+async def _work(parts: Parts, submission: Submission, stopping: asyncio.Event) -> None:
+    """Turns and delivery until `stopping`: first the turns drain, then what they left in the outbox is sent."""
+    agent, turns_over = parts.config.agent, asyncio.Event()
+    delivery = Delivery(parts.jobs, parts.blobs, submission, parts.clock, parts.config.mail.address)
+    turns = _worker(parts, "turns", parts.turns.step, parts.turns.give_up, agent.attempts)
+    outbox = _worker(parts, "delivery", delivery.step, delivery.give_up, DELIVERY_ATTEMPTS)
+    sending = asyncio.create_task(outbox.run(DELIVERY_PLACES, turns_over, agent.drain_seconds))
+    try:
+        await turns.run(agent.max_sessions, stopping, agent.drain_seconds)
+        turns_over.set()
+        await sending
+    finally:
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+def _worker(parts: Parts, lane: Lane, step: Step, give_up: GiveUp, attempts: int) -> Worker:
+    config = parts.config
+    return Worker(parts.jobs, lane, step, give_up, attempts, config.agent.retry_seconds, config.redis.lease_seconds / 3)
+
+
+async def _pet() -> None:
+    """Tell the service manager that the loop still turns, as often as it wants to hear it."""
+    every = systemd.watchdog_seconds()
+    while True:
+        systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(every or 3600.0)
+
+
+async def _reach(inbox: ImapInbox, stopping: asyncio.Event) -> None:
+    """Wait until the mailbox can be opened: the daemon is not ready before."""
+    delay = 1.0
+    while not stopping.is_set():
+        try:
+            await inbox.open()
+        except TemporaryError as error:
+            log.warning("the mailbox cannot be opened: %s; again in %.0f s", error, delay)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 60.0)
+        else:
+            return
+
+
+def private_redis(config: Config) -> PrivateRedis:
+    """The server that is ours when none is configured; not started."""
+    return PrivateRedis(Path(config.storage.state_dir), Path(config.storage.runtime_dir), config.redis.server)
+
+
+async def find(config: Config, key: str) -> Job | None:
+    """The job with this id or Message-ID, looked up in the store of a running daemon."""
+    client, _ = await redis.connect(config.redis.url or private_redis(config).url)
+    async with client:
+        return await _jobs(config, client).find(key)
+
+
+async def status(config: Config) -> dict[str, int]:
+    """How many jobs wait where, in the store of a running daemon."""
+    client, _ = await redis.connect(config.redis.url or private_redis(config).url)
+    async with client:
+        return await _jobs(config, client).counts()
+
+
+async def diagnose(config: Config) -> list[host.Check]:
+    """Every check there is, those that start something included: a sandbox, the mailbox."""
+    found = list(host.checks(config))
+    if not any(check.mend for check in found):
+        found.append(await _diagnose_sandbox(config))
+    found.append(await _diagnose_mailbox(config))
+    return found
+
+
+async def _diagnose_sandbox(config: Config) -> host.Check:
+    with tempfile.TemporaryDirectory() as directory:
+        bubblewrap.write_etc(Path(directory) / "etc")
+        try:
+            await _check_sandbox(host.parts(config, Path(directory) / "etc"), Path(directory))
+        except ConfigError as error:
+            return host.Check("sandbox", str(error))
+    return host.Check("sandbox", "")
+
+
+async def _diagnose_mailbox(config: Config) -> host.Check:
+    inbox = ImapInbox(config.imap, config.mail, config.secrets.imap_password.get_secret_value())
+    try:
+        await inbox.open()
+    except TemporaryError as error:
+        return host.Check("mailbox", f"the mailbox cannot be opened: {error}")
+    finally:
+        await inbox.close()
+    return host.Check("mailbox", "")
+
+
+def _jobs(config: Config, client: Redis) -> RedisJobs:
+    return RedisJobs(
+        client,
+        owner=f"{socket.gethostname()}-{os.getpid()}",
+        lease_seconds=config.redis.lease_seconds,
+        retention_seconds=config.storage.retention_days * DAY,
+    )
+
+
+@asynccontextmanager
+async def _redis(config: Config) -> AsyncIterator[Redis]:
+    """A client of the configured server, or of a private one that lives as long."""
+    async with AsyncExitStack() as stack:
+        url = config.redis.url
+        if not url:
+            server = private_redis(config)
+            await server.start()
+            stack.push_async_callback(server.stop)
+            url = server.url
+        client, warnings = await redis.connect(url)
+        stack.push_async_callback(client.aclose)
+        for warning in warnings:
+            log.warning("redis: %s", warning)
+        yield client
+
+
+async def _check_sandbox(parts_on_host: Host, runtime: Path) -> None:
+    """Start one before any stranger's file is there."""
+    trial = runtime / "trial"
+    for name in ("in", "work", "out"):
+        (trial / name).mkdir(parents=True, exist_ok=True)
+    await bubblewrap.check(Policy(parts_on_host, str(trial), "", 1 << 20, 1 << 20, 10.0))
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the state directory; ConfigError when another process does."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{path.parent} is in use by another mailagent: stop it first") from None
+        yield
+
+
+def _sweep(state: Path, runtime: Path) -> None:
+    """Make our directories, and remove what a crash left: sockets, and the SDK's copies of resumed transcripts, which
+    lie in TMPDIR: below the state directory, since a private /tmp is gone after a restart."""
+    temporary = state / "tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    for directory in (state, runtime, temporary):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for left in runtime.glob("*.sock"):
+        left.unlink()
+    tempfile.tempdir = str(temporary)
+
+
+def _shared(name: str) -> str:
+    return (host.share() / "config" / name).read_text()

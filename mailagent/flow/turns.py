@@ -1,0 +1,137 @@
+"""Queue -> lease -> workspace -> agent -> render -> compose -> outbox: one turn of one thread."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pydantic import TypeAdapter
+
+from mailagent.core.compose import compose, reply_id
+from mailagent.core.errors import PermanentError, TemporaryError
+from mailagent.core.job import Answered, Composed, Dead, Job, Received, Stamp, session_id
+from mailagent.core.parse import REPLY_MARKER
+from mailagent.core.prompt import prompt
+from mailagent.core.render import Style, render
+from mailagent.core.values import Inbound, Outcome, OutFile, Profile, Turn, Usage
+from mailagent.ports import Agent, Blobs, Claim, Clock, Jobs, Parser, Workspace, Workspaces
+
+log = logging.getLogger(__name__)
+
+NO_USAGE = Usage("", 0, 0, 0, 0.0)
+ANSWER = "answer.md"
+OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
+APOLOGY = (
+    "I am sorry: I could not answer this. Something on our side failed, also when it was tried again.\n\n"
+    "Nothing of yours is lost. Please reply to this mail to try once more; whoever runs this address has been told."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Answers the jobs of the turns lane; `sender` and `sender_name` are what replies come from."""
+
+    jobs: Jobs
+    blobs: Blobs
+    parser: Parser
+    workspaces: Workspaces
+    agent: Agent
+    clock: Clock
+    style: Style
+    sender: str
+    sender_name: str
+    notice: str
+    turn_seconds: float
+
+    async def step(self, claim: Claim) -> None:
+        """Carry one job from wherever it stands to the outbox."""
+        job = claim.job
+        inbound = await self.parser.parse(await self.blobs.get(job.message))
+        if isinstance(job.stage, Received):
+            job = await self._answered(claim, job, inbound)
+        if not isinstance(job.stage, Answered):
+            raise PermanentError(f"a job in stage {type(job.stage).__name__} does not belong into the turns lane")
+        outcome = OUTCOME.validate_json(await self.blobs.get(job.stage.outcome))
+        await self.jobs.hand_over(claim, await self._composed(job, inbound, outcome))
+
+    async def give_up(self, claim: Claim, reason: str, plain: bool) -> None:
+        """Send one honest reply instead of an answer: the reason when it is in plain words, else an apology."""
+        job = claim.job
+        try:
+            inbound = await self.parser.parse(await self.blobs.get(job.message))
+            composed = await self._composed(job, inbound, said(reason if plain else APOLOGY))
+        except PermanentError as error:
+            await self.jobs.finish(claim, job.at(Dead(f"{reason}; {error}"), "dead", self.clock.now()))
+        else:
+            await self.jobs.hand_over(claim, composed)
+
+    async def _answered(self, claim: Claim, job: Job, inbound: Inbound) -> Job:
+        """The job with its outcome durable: of the agent's turn, or of the refusal that intake decided on."""
+        assert isinstance(job.stage, Received)  # noqa: S101 - told by the caller
+        if job.stage.refusal:
+            outcome = said(job.stage.refusal)
+        else:
+            job, outcome = await self._agent_turn(job, inbound)
+        blob = await self.blobs.put(OUTCOME.dump_json(outcome))
+        job = job.at(Answered(blob, outcome.usage), "answered", self.clock.now())
+        await self.jobs.save(claim, job)
+        return job
+
+    async def _agent_turn(self, job: Job, inbound: Inbound) -> tuple[Job, Outcome]:
+        thread = await self.jobs.thread(job.thread)
+        number = thread.turns + 1 if thread else 1
+        try:
+            async with asyncio.timeout(self.turn_seconds):
+                return await self._ask(job, inbound, number)
+        except TimeoutError as error:
+            raise TemporaryError(f"the turn took longer than {self.turn_seconds:.0f} s") from error
+
+    async def _ask(self, job: Job, inbound: Inbound, number: int) -> tuple[Job, Outcome]:
+        workspace = await self.workspaces.open(job.thread)
+        await self.workspaces.clear_out(workspace, number)
+        names = await self.workspaces.add(workspace, [(file.name, file.data) for file in inbound.attachments])
+        async with self.agent.session(workspace) as session:
+            profile = await session.profile() if names or number == 1 else None
+            job = job.stamped(Stamp("ingested", self.clock.now()))
+            if profile and not profile.tables:
+                return job, said(nothing_readable(profile))
+            text = prompt(inbound, number, names, profile)
+            outcome = await session.ask(Turn(job.thread, number, session_id(job.thread), text))
+        job = job.stamped(Stamp("first model request", outcome.first_request_at))
+        return job, await self._collected(workspace, outcome)
+
+    async def _collected(self, workspace: Workspace, outcome: Outcome) -> Outcome:
+        files = await self.workspaces.collect(workspace)
+        await self.workspaces.snapshot(workspace)
+        return replace(outcome, answer=answer_of(files) or outcome.answer, files=files)
+
+    async def _composed(self, job: Job, inbound: Inbound, outcome: Outcome) -> Job:
+        reply = render(outcome, self.style, notice=self.notice, marker=REPLY_MARKER)
+        outgoing = compose(
+            reply,
+            inbound=inbound,
+            sender=self.sender,
+            sender_name=self.sender_name,
+            message_id=reply_id(job.id, self.sender.rpartition("@")[2]),
+            date=self.clock.now(),
+            instance=self.sender,
+        )
+        blob = await self.blobs.put(outgoing.data)
+        stage = Composed(blob, outgoing.message_id, outgoing.recipient, outcome.usage)
+        return replace(job.at(stage, "composed", self.clock.now()), attempts=0)
+
+
+def said(text: str) -> Outcome:
+    """An outcome that no agent made: a refusal, a reason, an apology."""
+    return Outcome(text, (), NO_USAGE, 0.0)
+
+
+def answer_of(files: Sequence[OutFile]) -> str:
+    """The text of out/answer.md, "" when the agent wrote none."""
+    return next((file.data.decode("utf-8", "replace") for file in files if file.path == ANSWER), "")
+
+
+def nothing_readable(profile: Profile) -> str:
+    """What the sender is told when not one attachment holds a table: each file with its reason."""
+    reasons = "\n".join(f"- `{name}` {reason}" for name, reason in profile.unreadable)
+    return f"I could not read any data in what you sent:\n\n{reasons}\n\nPlease send it as CSV, XLSX or Parquet."

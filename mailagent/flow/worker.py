@@ -1,0 +1,134 @@
+"""Owning a job: keep its lease alive while a step works on it, and turn the step's error into what comes next."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from mailagent.core.errors import LeaseLostError, PermanentError, TemporaryError
+from mailagent.core.job import Job
+from mailagent.ports import Claim, Jobs, Lane
+
+log = logging.getLogger(__name__)
+
+CLAIM_SECONDS = 5.0
+STORE_AWAY_SECONDS = 2.0
+MAX_DELAY_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Works on one lane. `step` carries a job on to its end in this lane; `give_up` ends it when that cannot be done,
+    with the reason, and whether that reason is in plain words for the sender."""
+
+    jobs: Jobs
+    lane: Lane
+    step: Callable[[Claim], Awaitable[None]]
+    give_up: Callable[[Claim, str, bool], Awaitable[None]]
+    attempts: int
+    retry_seconds: float
+    renew_seconds: float
+
+    async def run(self, places: int, stopping: asyncio.Event, drain_seconds: float) -> None:
+        """Serve with so many places until `stopping`; then running steps get `drain_seconds` before they are
+        abandoned: their jobs go back and are carried on at the next start."""
+        tasks = [asyncio.create_task(self._serve(stopping)) for _ in range(places)]
+        try:
+            await _first_of(stopping, tasks)
+            _, late = await asyncio.wait(tasks, timeout=drain_seconds)
+            if late:
+                log.warning("%s: %d running jobs abandoned; the next start resumes them", self.lane, len(late))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, stopping: asyncio.Event) -> None:
+        while not stopping.is_set():
+            try:
+                claim = await self.jobs.claim(self.lane, CLAIM_SECONDS)
+            except TemporaryError as error:
+                log.warning("%s: the store is away: %s", self.lane, error)
+                await asyncio.sleep(STORE_AWAY_SECONDS)
+                continue
+            if claim:
+                await self._own(claim)
+
+    async def _own(self, claim: Claim) -> None:
+        work = asyncio.ensure_future(self._work(claim))
+        beat = asyncio.create_task(self._beat(claim))
+        try:
+            await asyncio.wait({work, beat}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await _cancelled(work)
+            with suppress(LeaseLostError, TemporaryError):
+                await asyncio.shield(self._give_back(claim))
+            raise
+        finally:
+            await _cancelled(beat)
+            await _cancelled(work)
+
+    async def _beat(self, claim: Claim) -> None:
+        """Renew the lease until it is lost."""
+        while True:
+            await asyncio.sleep(self.renew_seconds)
+            try:
+                await self.jobs.renew(claim)
+            except TemporaryError as error:
+                log.warning("%s: the lease could not be renewed: %s", self.lane, error)
+            except LeaseLostError:
+                log.warning("job %s: lease lost, work dropped", claim.job.id)
+                return
+
+    async def _work(self, claim: Claim) -> None:
+        try:
+            await self._attempt(claim)
+        except LeaseLostError:
+            log.warning("job %s: lease lost, work dropped", claim.job.id)
+        except TemporaryError as error:
+            log.warning("job %s: the store is away, its lease will run out: %s", claim.job.id, error)
+
+    async def _attempt(self, claim: Claim) -> None:
+        try:
+            await self.step(claim)
+        except LeaseLostError:
+            raise
+        except PermanentError as error:
+            log.warning("job %s: given up: %s", claim.job.id, error)
+            await self.give_up(replace(claim, job=await self._stored(claim)), str(error), True)
+        except Exception as error:
+            expected = isinstance(error, TemporaryError)
+            log.warning("job %s: attempt failed: %s", claim.job.id, error, exc_info=not expected)
+            await self._again(claim, str(error))
+
+    async def _again(self, claim: Claim, reason: str) -> None:
+        job = await self._stored(claim)
+        tried = job.attempts + 1
+        if tried >= self.attempts:
+            await self.give_up(replace(claim, job=job), reason, False)
+            return
+        delay = min(self.retry_seconds * 2 ** (tried - 1), MAX_DELAY_SECONDS)
+        await self.jobs.retry(claim, replace(job, attempts=tried), delay)
+
+    async def _give_back(self, claim: Claim) -> None:
+        await self.jobs.retry(claim, await self._stored(claim), 0.0)
+
+    async def _stored(self, claim: Claim) -> Job:
+        """The job as it stands: the step may have saved a later stage than the one that was claimed."""
+        return await self.jobs.find(claim.job.id) or claim.job
+
+
+async def _cancelled(task: "asyncio.Future[None]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def _first_of(stopping: asyncio.Event, tasks: "list[asyncio.Task[None]]") -> None:
+    """Return when asked to stop, or when a task ended, which it does only by a fault: that one is raised."""
+    stop = asyncio.create_task(stopping.wait())
+    done, _ = await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    for task in done - {stop}:
+        task.result()

@@ -1,0 +1,18 @@
+"""What all tests share."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["tests.redis_fixture"]
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory whose path is short enough for unix sockets below it (108 bytes, unix(7))."""
+    path = Path(tempfile.mkdtemp(prefix="ma-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)

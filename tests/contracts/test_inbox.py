@@ -1,0 +1,215 @@
+"""ports.Inbox: each promise held by the fake, by the adapter on the demo's server, and by the adapter on Dovecot."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from mailagent.core.errors import PermanentError, TemporaryError
+from mailagent.ports import Folder, Inbox
+from tests.integration.dovecot import dovecot  # noqa: F401
+from tests.mail_peers import KINDS, Peer, running
+
+DEADLINE = 20.0
+FOREVER = 600.0
+"""Longer than the deadline: who waits so long has not been told."""
+
+
+@pytest.fixture(params=KINDS)
+async def peer(request: pytest.FixtureRequest) -> AsyncIterator[Peer]:
+    """A mailbox whose handled mail stays where it is."""
+    async with running(request.param, request, moves=False) as peer:
+        yield peer
+
+
+@pytest.fixture(params=KINDS)
+async def moving(request: pytest.FixtureRequest) -> AsyncIterator[Peer]:
+    """A mailbox whose handled mail is moved."""
+    async with running(request.param, request, moves=True) as peer:
+        yield peer
+
+
+def message(number: int = 0) -> bytes:
+    """A small mail that tells itself apart."""
+    return b"From: customer@example.org\r\nSubject: %d\r\n\r\n.a line\r\n\xff\x80\xe9 %d\r\n" % (number, number)
+
+
+async def test_open_says_which_mailbox_it_is_and_says_the_same_again(peer: Peer) -> None:
+    first = await peer.inbox.open()
+    assert first.account
+    assert first.folder
+    assert await peer.inbox.open() == first
+
+
+async def test_nothing_works_before_open(peer: Peer) -> None:
+    with pytest.raises(TemporaryError):
+        await peer.inbox.uids_after(0)
+
+
+async def test_uids_after_are_those_above_ascending(peer: Peer) -> None:
+    await peer.inbox.open()
+    assert await peer.inbox.uids_after(0) == []
+    uids = [await peer.deliver(message(n)) for n in range(3)]
+    assert await peer.inbox.uids_after(0) == uids
+    assert await peer.inbox.uids_after(uids[0]) == uids[1:]
+    assert await peer.inbox.uids_after(uids[-1]) == []
+    assert await peer.inbox.uids_after(uids[-1] + 100) == []
+
+
+async def test_fetch_gives_the_bytes_and_leaves_them_unread(peer: Peer) -> None:
+    mailbox = await peer.inbox.open()
+    uid = await peer.deliver(message())
+    await peer.inbox.uids_after(0)
+    raw = await peer.inbox.fetch(uid, now=12.5)
+    assert raw is not None
+    assert (raw.data, raw.mailbox, raw.uid, raw.received_at) == (message(), mailbox, uid, 12.5)
+    assert await peer.unread() == [uid]
+
+
+async def test_fetch_of_what_is_gone_is_none(peer: Peer) -> None:
+    await peer.inbox.open()
+    uid = await peer.deliver(message(1))
+    stays = await peer.deliver(message(2))
+    assert await peer.inbox.uids_after(0) == [uid, stays]
+    await peer.remove(uid)
+    assert await peer.inbox.fetch(uid, now=0) is None
+    assert await peer.inbox.uids_after(0) == [stays]
+
+
+async def test_a_mail_over_the_limit_is_refused_for_good_and_the_next_one_is_not(peer: Peer) -> None:
+    await peer.inbox.open()
+    large = await peer.deliver(message() + b"x" * 70 + b"\r\n" * 100_000)
+    small = await peer.deliver(message())
+    await peer.inbox.uids_after(0)
+    with pytest.raises(PermanentError, match=r"The mail .*"):
+        await peer.inbox.fetch(large, now=0)
+    assert await peer.inbox.fetch(small, now=0)
+
+
+async def test_many_fetches_at_once_do_not_mix(peer: Peer) -> None:
+    await peer.inbox.open()
+    uids = [await peer.deliver(message(n)) for n in range(6)]
+    await peer.inbox.uids_after(0)
+    found = await asyncio.gather(*(peer.inbox.fetch(uid, now=0) for uid in uids))
+    assert [raw and raw.data for raw in found] == [message(n) for n in range(6)]
+
+
+@pytest.mark.parametrize("start", ["new", "unseen", "all"])
+async def test_first_cursor(peer: Peer, start: str) -> None:
+    await peer.inbox.open()
+    assert await peer.inbox.first_cursor(start) == 0
+    old, unread, newest = [await peer.deliver(message(n)) for n in range(3)]
+    await peer.read(old)
+    await peer.read(newest)
+    await peer.inbox.open()
+    assert await peer.inbox.first_cursor(start) == {"new": newest, "unseen": unread - 1, "all": 0}[start]
+    await peer.read(unread)
+    await peer.inbox.open()
+    assert await peer.inbox.first_cursor(start) == {"new": newest, "unseen": newest, "all": 0}[start]
+
+
+async def test_filed_mail_is_marked_and_stays_without_a_folder(peer: Peer) -> None:
+    await peer.inbox.open()
+    uids = [await peer.deliver(message(n)) for n in range(2)]
+    assert await peer.inbox.uids_after(0) == uids
+    await peer.inbox.file(uids[1], "processed")
+    assert await peer.filed("") == [message(1)]
+    assert await peer.inbox.uids_after(0) == uids
+    assert await peer.unread() == uids
+
+
+@pytest.mark.parametrize("folder", ["processed", "refused", "held"])
+async def test_filed_mail_is_moved_to_its_folder(moving: Peer, folder: Folder) -> None:
+    await moving.inbox.open()
+    uids = [await moving.deliver(message(n)) for n in range(3)]
+    assert await moving.inbox.uids_after(0) == uids
+    for uid in uids[:2]:
+        await moving.inbox.file(uid, folder)
+    assert await moving.filed(folder.capitalize()) == [message(0), message(1)]
+    assert await moving.inbox.uids_after(0) == uids[2:]
+
+
+async def test_filing_what_is_gone_is_no_error(moving: Peer) -> None:
+    await moving.inbox.open()
+    uid = await moving.deliver(message())
+    await moving.inbox.uids_after(0)
+    await moving.remove(uid)
+    await moving.inbox.file(uid, "processed")
+    assert await moving.inbox.uids_after(0) == []
+
+
+async def follow(inbox: Inbox, uid: int) -> int:
+    """The next UID, as the flow waits for it."""
+    while not (uids := await inbox.uids_after(uid)):
+        await inbox.changed(FOREVER)
+    return uids[0]
+
+
+async def test_changed_returns_at_news_each_time(peer: Peer) -> None:
+    await peer.inbox.open()
+    uid = 0
+    async with asyncio.timeout(DEADLINE):
+        for n in range(5):
+            waiting = asyncio.ensure_future(follow(peer.inbox, uid))
+            uid = await peer.deliver(message(n))
+            assert await waiting == uid
+
+
+async def test_changed_returns_after_the_timeout(peer: Peer) -> None:
+    await peer.inbox.open()
+    async with asyncio.timeout(DEADLINE):
+        for _ in range(3):
+            await peer.inbox.changed(0.05)
+
+
+async def test_changed_can_be_cancelled_and_called_again(peer: Peer) -> None:
+    await peer.inbox.open()
+    await peer.inbox.changed(0.01)
+    listening = asyncio.ensure_future(peer.inbox.changed(FOREVER))
+    await peer.inbox.uids_after(0)
+    listening.cancel()
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(asyncio.CancelledError):
+            await listening
+        waiting = asyncio.ensure_future(follow(peer.inbox, 0))
+        assert await peer.deliver(message()) == await waiting
+
+
+async def test_work_goes_on_while_another_task_listens(peer: Peer) -> None:
+    await peer.inbox.open()
+    uid = await peer.deliver(message())
+    await peer.inbox.uids_after(0)
+    await peer.inbox.changed(0.01)
+    listening = asyncio.ensure_future(peer.inbox.changed(FOREVER))
+    async with asyncio.timeout(DEADLINE):
+        assert await peer.inbox.fetch(uid, now=0)
+        await peer.inbox.file(uid, "processed")
+    listening.cancel()
+
+
+async def test_a_new_uidvalidity_is_seen_and_nothing_is_read_under_the_old_one(peer: Peer) -> None:
+    before = await peer.inbox.open()
+    uid = await peer.deliver(message())
+    await peer.inbox.uids_after(0)
+    await peer.renumber()
+    with pytest.raises(TemporaryError):
+        await peer.inbox.uids_after(0)
+    with pytest.raises(TemporaryError):
+        await peer.inbox.fetch(uid, now=0)
+    after = await peer.inbox.open()
+    assert (after.account, after.folder) == (before.account, before.folder)
+    assert after.uidvalidity > before.uidvalidity
+    assert len(await peer.inbox.uids_after(0)) == 1
+
+
+async def test_close_may_be_called_at_any_time(peer: Peer) -> None:
+    await peer.inbox.close()
+    await peer.inbox.open()
+    listening = asyncio.ensure_future(peer.inbox.changed(FOREVER))
+    await peer.inbox.uids_after(0)
+    async with asyncio.timeout(DEADLINE):
+        await peer.inbox.close()
+        await peer.inbox.close()
+    listening.cancel()
+    with pytest.raises(TemporaryError):
+        await peer.inbox.uids_after(0)

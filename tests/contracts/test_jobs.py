@@ -1,0 +1,368 @@
+"""What `ports.Jobs` promises, asked of the fake and of Redis."""
+
+import asyncio
+import itertools
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+import pytest
+from redis.asyncio import Redis
+
+from mailagent.adapters.redis import RedisJobs, connect
+from mailagent.core.errors import LeaseLostError
+from mailagent.core.job import Dead, Received
+from mailagent.core.values import Mailbox, Thread, ThreadId
+from mailagent.ports import Claim, CursorMove, Jobs, Lane
+from tests.fakes_jobs import INBOX, FakeJobs, Shelf, a_job, composed, sent
+
+Hire = Callable[..., Jobs]
+"""A worker of this name, with leases of this many seconds; all share the work."""
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def hire(request: pytest.FixtureRequest) -> AsyncIterator[Hire]:
+    if request.param == "memory":
+        shelf = Shelf()
+        yield lambda owner="a", lease=30.0: FakeJobs(owner=owner, lease_seconds=lease, shelf=shelf)
+        return
+    client, _ = await connect(request.getfixturevalue("redis_url"))
+    async with client:
+        yield lambda owner="a", lease=30.0: on_redis(client, owner, lease)
+
+
+def on_redis(client: Redis, owner: str, lease: float) -> RedisJobs:
+    return RedisJobs(client, owner=owner, lease_seconds=lease, retention_seconds=60)
+
+
+@pytest.fixture
+def jobs(hire: Hire) -> Jobs:
+    return hire()
+
+
+async def claimed(jobs: Jobs, lane: Lane = "turns") -> Claim:
+    claim = await jobs.claim(lane, 20.0)
+    assert claim is not None
+    return claim
+
+
+# The cursor
+
+
+async def test_a_mailbox_never_seen_has_no_cursor_and_starts_at_0(jobs: Jobs) -> None:
+    assert await jobs.cursor(INBOX) is None
+    assert await jobs.advance(CursorMove(INBOX, 0, 0))
+    assert await jobs.cursor(INBOX) == 0
+
+
+async def test_the_cursor_moves_only_from_where_it_was_seen(jobs: Jobs) -> None:
+    assert await jobs.advance(CursorMove(INBOX, 0, 12))
+    assert not await jobs.advance(CursorMove(INBOX, 0, 13))
+    assert not await jobs.advance(CursorMove(INBOX, 13, 14))
+    assert await jobs.cursor(INBOX) == 12
+
+
+@pytest.mark.parametrize(
+    "other",
+    [replace(INBOX, uidvalidity=8), replace(INBOX, folder="INBOX, 7"), replace(INBOX, account="INBOX", folder="x")],
+)
+async def test_each_mailbox_has_its_own_cursor(jobs: Jobs, other: Mailbox) -> None:
+    await jobs.advance(CursorMove(INBOX, 0, 12))
+    assert await jobs.cursor(other) is None
+
+
+# Taking over
+
+
+async def test_accepting_a_job_stores_it_opens_its_thread_and_moves_the_cursor(jobs: Jobs) -> None:
+    job = a_job()
+    assert await jobs.accept(job, CursorMove(INBOX, 0, 5)) == "new"
+    assert await jobs.find(job.id) == job
+    assert await jobs.find(job.message_id) == job
+    assert await jobs.thread(job.thread) == Thread(job.thread, job.sender, 0)
+    assert await jobs.cursor(INBOX) == 5
+    assert (await claimed(jobs)).job == job
+
+
+async def test_without_a_mailbox_no_cursor_moves(jobs: Jobs) -> None:
+    assert await jobs.accept(a_job(), None) == "new"
+    assert await jobs.cursor(INBOX) is None
+
+
+async def test_a_job_met_again_is_known_and_the_cursor_moves_all_the_same(jobs: Jobs) -> None:
+    await jobs.accept(a_job(), CursorMove(INBOX, 0, 5))
+    claim = await claimed(jobs)
+    later = a_job(stage=Received("changed"))
+    assert await jobs.accept(later, CursorMove(INBOX, 5, 6)) == "known"
+    assert await jobs.cursor(INBOX) == 6
+    assert await jobs.find(later.id) == a_job()
+    await jobs.finish(claim, sent(composed(a_job())))
+    assert await jobs.accept(later, CursorMove(INBOX, 6, 7)) == "known"
+    assert await jobs.claim("turns", 0) is None
+
+
+async def test_a_cursor_that_stands_elsewhere_stores_nothing(jobs: Jobs) -> None:
+    await jobs.advance(CursorMove(INBOX, 0, 3))
+    job = a_job()
+    assert await jobs.accept(job, CursorMove(INBOX, 4, 5)) == "rewound"
+    assert await jobs.cursor(INBOX) == 3
+    assert await jobs.find(job.id) is None
+    assert await jobs.thread(job.thread) is None
+    assert await jobs.claim("turns", 0) is None
+
+
+# Threads
+
+
+async def test_a_thread_is_found_by_what_was_received_and_by_what_was_sent(jobs: Jobs) -> None:
+    await jobs.accept(a_job("j1", "t1"), None)
+    await jobs.accept(a_job("j2", "t2", sender="other@example.org"), None)
+    claim = await claimed(jobs)
+    await jobs.hand_over(claim, composed(claim.job))
+    first, second = Thread(ThreadId("t1"), "customer@example.org", 1), Thread(ThreadId("t2"), "other@example.org", 0)
+    assert await jobs.thread_of(["<j1@customer.test>"]) == first
+    assert await jobs.thread_of(["<reply-j1@example.org>"]) == first
+    assert await jobs.thread_of(["<x@y.test>", "<j2@customer.test>", "<j1@customer.test>"]) == second
+    assert await jobs.thread_of(["<x@y.test>"]) is None
+    assert await jobs.thread_of([]) is None
+    assert await jobs.thread(ThreadId("t3")) is None
+
+
+async def test_a_message_id_stays_with_the_thread_that_had_it_first(jobs: Jobs) -> None:
+    """A Message-ID is the sender's choice: a copy of another's must not draw his replies into a stranger's thread."""
+    await jobs.accept(a_job("j1", "t1"), None)
+    await jobs.accept(a_job("j2", "t2", sender="stranger@example.net", message_id="<j1@customer.test>"), None)
+    found = await jobs.thread_of(["<j1@customer.test>"])
+    assert found
+    assert found.id == "t1"
+    assert await jobs.find("<j1@customer.test>") == a_job("j1", "t1")
+
+
+async def test_a_message_without_id_belongs_to_no_thread(jobs: Jobs) -> None:
+    await jobs.accept(a_job(message_id=""), None)
+    assert await jobs.thread_of([""]) is None
+
+
+async def test_a_message_id_may_be_anything(jobs: Jobs) -> None:
+    strange = "<" + "ä\udcff \r\n*:{}" * 500 + ">"
+    await jobs.accept(a_job(message_id=""), None)
+    claim = await claimed(jobs)
+    assert await jobs.thread_of([strange]) is None
+    assert await jobs.find(strange) is None
+    await jobs.retry(claim, claim.job, 0)
+    assert await jobs.accept(a_job("j2", message_id="<" + "ä *:{}" * 500 + ">"), None) == "new"
+    assert await jobs.thread_of(["<" + "ä *:{}" * 500 + ">"])
+
+
+async def test_the_first_sender_owns_the_thread(jobs: Jobs) -> None:
+    await jobs.accept(a_job("j1"), None)
+    await jobs.accept(a_job("j2", sender="other@example.org"), None)
+    assert await jobs.thread(ThreadId("t1")) == Thread(ThreadId("t1"), "customer@example.org", 0)
+
+
+# Leases
+
+
+async def test_nothing_to_do_is_none(jobs: Jobs) -> None:
+    assert await jobs.claim("turns", 0) is None
+    assert await jobs.claim("delivery", 0.05) is None
+
+
+async def test_a_waiting_claim_gets_what_comes(jobs: Jobs) -> None:
+    waiting = asyncio.create_task(jobs.claim("turns", 20.0))
+    await jobs.accept(a_job(), None)
+    claim = await waiting
+    assert claim
+    assert claim.job == a_job()
+    assert claim.lane == "turns"
+    assert claim.thread == "t1"
+
+
+async def test_threads_go_in_parallel_and_jobs_of_a_thread_in_order(hire: Hire) -> None:
+    jobs, other = hire("a"), hire("b")
+    for name, thread in (("j1", "t1"), ("j2", "t1"), ("j3", "t2")):
+        await jobs.accept(a_job(name, thread), None)
+    first, second = await claimed(jobs), await claimed(other)
+    assert {first.job.id, second.job.id} == {"j1", "j3"}
+    assert await jobs.claim("turns", 0) is None
+    of_t1 = first if first.thread == "t1" else second
+    await jobs.hand_over(of_t1, composed(of_t1.job))
+    assert (await claimed(other)).job.id == "j2"
+
+
+async def test_what_is_saved_is_what_the_next_worker_finds(hire: Hire) -> None:
+    jobs = hire("a")
+    await jobs.accept(a_job(), None)
+    claim = await claimed(jobs)
+    job = composed(claim.job)
+    await jobs.save(claim, job)
+    assert await jobs.find(job.id) == job
+    assert await jobs.claim("turns", 0) is None
+    await jobs.retry(claim, job, 0)
+    assert (await claimed(hire("b"))).job == job
+
+
+async def test_a_silent_worker_loses_its_lease_and_can_write_no_more(hire: Hire) -> None:
+    slow, quick = hire("slow", 0.2), hire("quick", 2.0)
+    await slow.accept(a_job(), None)
+    lost = await claimed(slow)
+    claim = await claimed(quick)
+    await quick.renew(claim)
+    assert claim.job == lost.job
+    assert claim.token != lost.token
+    job = composed(lost.job)
+    for write in (
+        slow.renew(lost),
+        slow.save(lost, job),
+        slow.hand_over(lost, job),
+        slow.finish(lost, job),
+        slow.retry(lost, job, 0),
+    ):
+        with pytest.raises(LeaseLostError):
+            await write
+    assert await quick.find(job.id) == a_job()
+    assert await quick.counts() == {"turns": 1, "delivery": 0, "later": 0, "dead": 0}
+    await quick.hand_over(claim, job)
+    assert (await claimed(quick, "delivery")).job == job
+
+
+async def test_a_lease_that_was_given_back_is_lost(jobs: Jobs) -> None:
+    await jobs.accept(a_job(), None)
+    claim = await claimed(jobs)
+    await jobs.finish(claim, sent(composed(claim.job)))
+    with pytest.raises(LeaseLostError):
+        await jobs.save(claim, claim.job)
+
+
+async def test_a_renewed_lease_is_kept(hire: Hire) -> None:
+    slow, other = hire("slow", 0.3), hire("other", 0.3)
+    await slow.accept(a_job(), None)
+    claim = await claimed(slow)
+    rival = asyncio.create_task(other.claim("turns", 1.0))
+    while not rival.done():
+        await slow.renew(claim)
+        await asyncio.wait([rival], timeout=0.05)
+    assert rival.result() is None
+    await slow.save(claim, claim.job)
+
+
+# The ways out
+
+
+async def test_handing_over_moves_the_job_to_delivery_and_counts_the_turn(jobs: Jobs) -> None:
+    await jobs.accept(a_job(), None)
+    claim = await claimed(jobs)
+    job = composed(claim.job)
+    await jobs.hand_over(claim, job)
+    assert await jobs.counts() == {"turns": 0, "delivery": 1, "later": 0, "dead": 0}
+    assert await jobs.claim("turns", 0) is None
+    thread = await jobs.thread(job.thread)
+    assert thread
+    assert thread.turns == 1
+    for key in (job.id, job.message_id, "<reply-j1@example.org>"):
+        assert await jobs.find(key) == job
+    delivery = await claimed(jobs, "delivery")
+    assert (delivery.job, delivery.lane) == (job, "delivery")
+
+
+async def test_the_next_turn_does_not_wait_for_the_delivery(jobs: Jobs) -> None:
+    await jobs.accept(a_job("j1"), None)
+    await jobs.accept(a_job("j2"), None)
+    claim = await claimed(jobs)
+    await jobs.hand_over(claim, composed(claim.job))
+    delivery, turn = await claimed(jobs, "delivery"), await claimed(jobs)
+    assert (delivery.job.id, turn.job.id) == ("j1", "j2")
+    await jobs.hand_over(turn, composed(turn.job))
+    assert await jobs.claim("delivery", 0) is None
+    await jobs.finish(delivery, sent(delivery.job))
+    assert (await claimed(jobs, "delivery")).job.id == "j2"
+
+
+async def test_only_a_composed_job_is_handed_over(jobs: Jobs) -> None:
+    await jobs.accept(a_job(), None)
+    claim = await claimed(jobs)
+    with pytest.raises(TypeError):
+        await jobs.hand_over(claim, claim.job)
+
+
+async def test_a_finished_job_is_kept_but_waits_no_more(jobs: Jobs) -> None:
+    await jobs.accept(a_job(), None)
+    claim = await claimed(jobs)
+    job = claim.job.at(Dead("the attachment is broken"), "dead", 2.0)
+    await jobs.finish(claim, job)
+    assert await jobs.find("<j1@customer.test>") == job
+    assert await jobs.counts() == {"turns": 0, "delivery": 0, "later": 0, "dead": 1}
+    assert await jobs.claim("turns", 0) is None
+
+
+async def test_a_delayed_job_and_those_behind_it_wait(jobs: Jobs) -> None:
+    await jobs.accept(a_job("j1"), None)
+    claim = await claimed(jobs)
+    await jobs.retry(claim, replace(claim.job, attempts=1), 3600.0)
+    await jobs.accept(a_job("j2"), None)
+    assert await jobs.claim("turns", 0) is None
+    assert await jobs.counts() == {"turns": 2, "delivery": 0, "later": 1, "dead": 0}
+    with pytest.raises(LeaseLostError):
+        await jobs.renew(claim)
+
+
+async def test_a_delayed_job_comes_back_with_its_attempts(hire: Hire) -> None:
+    jobs = hire()
+    await jobs.accept(a_job("j1"), None)
+    await jobs.accept(a_job("j2"), None)
+    claim = await claimed(jobs)
+    job = replace(claim.job, attempts=1)
+    await jobs.retry(claim, job, 0.2)
+    again = await claimed(hire("b"))
+    assert again.job == job
+    assert (await jobs.counts())["later"] == 0
+
+
+async def test_the_janitor_leaves_alone_what_is_well(jobs: Jobs) -> None:
+    for name in ("j1", "j2", "j3"):
+        await jobs.accept(a_job(name, f"t{name}"), None)
+    await claimed(jobs)
+    delayed = await claimed(jobs)
+    await jobs.retry(delayed, delayed.job, 3600.0)
+    assert await jobs.repair() == 0
+    await claimed(jobs)
+    assert await jobs.claim("turns", 0) is None
+
+
+# Many at once
+
+
+async def test_many_workers_do_each_job_once_and_each_thread_in_order(hire: Hire) -> None:
+    threads, each = 30, 5
+    done: dict[Lane, dict[str, list[str]]] = {"turns": defaultdict(list), "delivery": defaultdict(list)}
+    at_work: set[tuple[Lane, ThreadId]] = set()
+    all_done = asyncio.Event()
+
+    async def work(jobs: Jobs, lane: Lane) -> None:
+        while not all_done.is_set():
+            if (claim := await jobs.claim(lane, 0.2)) is None:
+                continue
+            assert (lane, claim.thread) not in at_work
+            at_work.add((lane, claim.thread))
+            await jobs.renew(claim)
+            done[lane][claim.thread].append(claim.job.id)
+            at_work.remove((lane, claim.thread))
+            if lane == "turns":
+                await jobs.hand_over(claim, composed(claim.job))
+            else:
+                await jobs.finish(claim, sent(claim.job))
+            if sum(map(len, done["delivery"].values())) == threads * each:
+                all_done.set()
+
+    async def arrive(jobs: Jobs, thread: int) -> None:
+        for number in range(each):
+            assert await jobs.accept(a_job(f"{thread}-{number}", f"t{thread}"), None) == "new"
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for owner, lane in itertools.product("abcd", ("turns", "turns", "delivery")):
+            group.create_task(work(hire(owner), lane))  # type: ignore[arg-type]
+        for thread in range(threads):
+            group.create_task(arrive(hire("intake"), thread))
+    expected = {f"t{thread}": [f"{thread}-{number}" for number in range(each)] for thread in range(threads)}
+    assert done == {"turns": expected, "delivery": expected}
+    assert await hire().counts() == {"turns": 0, "delivery": 0, "later": 0, "dead": 0}

@@ -1,0 +1,107 @@
+"""What the Claude Agent SDK asks of a session store, and what we ask on top."""
+
+from collections.abc import AsyncIterator
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+from claude_agent_sdk import SessionKey, SessionStoreEntry, project_key_for_directory
+from claude_agent_sdk.testing import run_session_store_conformance
+from redis.asyncio import Redis
+
+from mailagent.adapters.redis import connect
+from mailagent.adapters.transcripts import RedisTranscripts
+from mailagent.core.errors import TemporaryError
+from mailagent.core.values import SessionId
+
+SESSION = SessionId(str(UUID(int=5)))
+PROJECT = project_key_for_directory("/workspace")
+MAIN = SessionKey(project_key=PROJECT, session_id=SESSION)
+SUBAGENT = SessionKey(project_key=PROJECT, session_id=SESSION, subpath="subagents/agent-1")
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[Redis]:
+    client, _ = await connect(redis_url)
+    async with client:
+        yield client
+
+
+@pytest.fixture
+def transcripts(client: Redis) -> RedisTranscripts:
+    return RedisTranscripts(client, retention_seconds=1000)
+
+
+def entry(uuid: str = "", **more: Any) -> SessionStoreEntry:
+    made = {"type": "user", **more, **({"uuid": uuid} if uuid else {})}
+    return cast("SessionStoreEntry", made)
+
+
+async def test_it_conforms(client: Redis) -> None:
+    async def fresh() -> RedisTranscripts:
+        await client.flushall()
+        return RedisTranscripts(client, retention_seconds=1000)
+
+    await run_session_store_conformance(fresh)
+
+
+async def test_an_append_that_is_repeated_changes_nothing(transcripts: RedisTranscripts) -> None:
+    batch = [entry("a", n=1), entry("b", n=2), entry("a", n=1)]
+    await transcripts.append(MAIN, batch)
+    await transcripts.append(MAIN, batch)
+    await transcripts.append(MAIN, [entry("b", n=2), entry("c", n=3)])
+    assert await transcripts.load(MAIN) == [entry("a", n=1), entry("b", n=2), entry("c", n=3)]
+
+
+async def test_the_same_uuid_may_be_in_two_transcripts(transcripts: RedisTranscripts) -> None:
+    await transcripts.append(MAIN, [entry("a")])
+    await transcripts.append(SUBAGENT, [entry("a")])
+    assert await transcripts.load(SUBAGENT) == [entry("a")]
+
+
+async def test_entries_without_uuid_are_all_kept(transcripts: RedisTranscripts) -> None:
+    await transcripts.append(MAIN, [entry(n=1), entry(n=1)])
+    await transcripts.append(MAIN, [entry(n=1)])
+    assert await transcripts.load(MAIN) == [entry(n=1)] * 3
+
+
+async def test_entries_are_opaque(transcripts: RedisTranscripts) -> None:
+    strange = entry("a", text="Ü\ud800\0\r\n", deep={"list": [1.5, None, True, {}], "big": 2**60}, empty=[])
+    await transcripts.append(MAIN, [strange])
+    assert await transcripts.load(MAIN) == [strange]
+
+
+async def test_a_session_exists_once_something_was_appended(transcripts: RedisTranscripts) -> None:
+    assert not await transcripts.exists("/workspace", SESSION)
+    await transcripts.append(MAIN, [])
+    assert not await transcripts.exists("/workspace", SESSION)
+    await transcripts.append(MAIN, [entry("a")])
+    assert await transcripts.exists("/workspace", SESSION)
+    assert not await transcripts.exists("/elsewhere", SESSION)
+    await transcripts.delete(MAIN)
+    assert not await transcripts.exists("/workspace", SESSION)
+
+
+async def test_a_session_expires_as_a_whole_after_its_last_append(transcripts: RedisTranscripts, client: Redis) -> None:
+    await transcripts.append(MAIN, [entry("a")])
+    await transcripts.append(SUBAGENT, [entry("b")])
+    keys = [key async for key in client.scan_iter()]
+    assert len(keys) == 5
+    for key in keys:
+        await client.expire(key, 10)
+    await transcripts.append(SUBAGENT, [entry("b")])
+    assert {await client.ttl(key) for key in keys} == {1000}
+
+
+async def test_deleting_leaves_nothing_behind(transcripts: RedisTranscripts, client: Redis) -> None:
+    await transcripts.append(MAIN, [entry("a")])
+    await transcripts.append(SUBAGENT, [entry("b")])
+    await transcripts.delete(MAIN)
+    assert await client.dbsize() == 0
+
+
+async def test_a_store_that_is_away_is_a_temporary_error(tmp_path: Any) -> None:
+    async with Redis.from_url(f"unix://{tmp_path}/nowhere") as nowhere:
+        transcripts = RedisTranscripts(nowhere, retention_seconds=1000)
+        with pytest.raises(TemporaryError):
+            await transcripts.append(MAIN, [entry("a")])

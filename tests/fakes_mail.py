@@ -1,0 +1,111 @@
+"""ports.Inbox and ports.Submission in memory; tests/contracts/ holds them to the promises of the adapters."""
+
+import asyncio
+
+from mailagent.core.errors import PermanentError, TemporaryError
+from mailagent.core.values import Mailbox, Outgoing, RawMessage
+from mailagent.demo.mailstore import Faults
+from mailagent.ports import Folder
+
+
+class FakeInbox:
+    """A mailbox. Tests `deliver` mail, look at `filed`, and make the server go `away` or `renumber`."""
+
+    def __init__(self, max_message_mb: float = 36.0, *, moves: bool = False) -> None:
+        self.away = False
+        self.filed: dict[int, Folder] = {}
+        self.seen: set[int] = set()
+        self.mails: dict[int, bytes] = {}
+        self._max_bytes = max_message_mb * 1e6
+        self._moves = moves
+        self._uidnext = 1
+        self._uidvalidity = 1
+        self._opened = False
+        self._news = asyncio.Event()
+
+    def deliver(self, data: bytes) -> int:
+        """A mail arrives; returns its UID."""
+        uid, self._uidnext = self._uidnext, self._uidnext + 1
+        self.mails[uid] = data
+        self._news.set()
+        return uid
+
+    def renumber(self) -> None:
+        """The mailbox comes back under another UIDVALIDITY."""
+        self._uidvalidity += 1
+        self.mails = dict(enumerate(self.mails.values(), 1))
+        self._uidnext = len(self.mails) + 1
+        self._opened = False
+        self._news.set()
+
+    async def open(self) -> Mailbox:
+        self._opened = not self.away
+        return self._mailbox()
+
+    async def first_cursor(self, start: str) -> int:
+        self._mailbox()
+        newest = max(self.mails, default=0)
+        unread = self.mails.keys() - self.seen
+        return {"all": 0, "new": newest, "unseen": min(unread) - 1 if unread else newest}[start]
+
+    async def uids_after(self, uid: int) -> list[int]:
+        self._mailbox()
+        return sorted(n for n in self.mails if n > uid)
+
+    async def fetch(self, uid: int, *, now: float) -> RawMessage | None:
+        mailbox, data = self._mailbox(), self.mails.get(uid)
+        if data is not None and len(data) > self._max_bytes:
+            raise PermanentError("The mail is too large.")
+        return None if data is None else RawMessage(data, mailbox, uid, now)
+
+    async def file(self, uid: int, folder: Folder) -> None:
+        self._mailbox()
+        self.filed[uid] = folder
+        if self._moves:
+            self.mails.pop(uid, None)
+
+    async def changed(self, timeout: float) -> None:
+        try:
+            await asyncio.wait_for(self._news.wait(), timeout)
+        except TimeoutError:
+            return
+        self._news.clear()
+
+    async def close(self) -> None:
+        self._opened = False
+
+    def _mailbox(self) -> Mailbox:
+        if self.away:
+            self._opened = False
+        if not self._opened:
+            raise TemporaryError("the server is away")
+        return Mailbox("agent@mail.test", "INBOX", self._uidvalidity)
+
+
+class FakeSubmission:
+    """A server that takes what it is given into `sent`, and does what `faults` says; `filed` is the Sent folder."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.faults = Faults()
+        self.sent: list[Outgoing] = []
+        self.filed: list[Outgoing] = []
+
+    async def send(self, outgoing: Outgoing) -> str:
+        if self.away:
+            raise TemporaryError("the server is away")
+        if "\n" in outgoing.recipient or "\n" in outgoing.sender:
+            raise PermanentError("this is no address")
+        if reply := self.faults.data_reply:
+            raise (PermanentError if reply.startswith("5") else TemporaryError)(reply)
+        if self.faults.drop != "before":
+            self.sent.append(outgoing)
+        if self.faults.drop:
+            raise TemporaryError("uncertain: the connection was lost")
+        return "250 2.0.0 OK, stored"
+
+    async def file_sent(self, outgoing: Outgoing) -> None:
+        if self.away:
+            raise TemporaryError("the server is away")
+        if outgoing.message_id not in {mail.message_id for mail in self.filed}:
+            self.filed.append(outgoing)

@@ -1,0 +1,140 @@
+"""Debian's Dovecot 2.3, started unprivileged on loopback, as the IMAP server that is known to be right.
+
+A test module imports the fixture `dovecot`.
+"""
+
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+PASSWORD = "secret"
+
+CONFIG = """
+base_dir = {dir}/run
+state_dir = {dir}/run
+log_path = /dev/stderr
+protocols = imap
+listen = 127.0.0.1
+ssl = yes
+ssl_cert = <{cert}
+ssl_key = <{key}
+disable_plaintext_auth = no
+default_login_user = nobody
+default_internal_user = nobody
+default_internal_group = nogroup
+first_valid_uid = 1
+mail_uid = nobody
+mail_gid = nogroup
+mail_location = maildir:{dir}/mail/%u
+passdb {{
+  driver = static
+  args = password={password}
+}}
+userdb {{
+  driver = static
+  args = uid=nobody gid=nogroup home={dir}/mail/%u
+}}
+namespace inbox {{
+  inbox = yes
+  separator = /
+  mailbox Sent {{
+    auto = create
+    special_use = \\Sent
+  }}
+}}
+service anvil {{
+  chroot =
+}}
+service imap-login {{
+  chroot =
+  inet_listener imap {{
+    port = {imap_port}
+  }}
+  inet_listener imaps {{
+    port = {imaps_port}
+    ssl = yes
+  }}
+}}
+service stats {{
+  chroot =
+}}
+service ipc {{
+  chroot =
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Dovecot:
+    """A running server: every user name is an account of its own, the password is always PASSWORD."""
+
+    imap_port: int
+    imaps_port: int
+    ca_file: str
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def user(self) -> str:
+        """The name of an account that nobody used before."""
+        return f"user{next(self._numbers)}"
+
+
+def certificate(directory: Path, name: str) -> tuple[str, str]:
+    """Files with a self-signed certificate for localhost and 127.0.0.1, its own authority, and with its key."""
+    cert, key = str(directory / f"{name}.crt"), str(directory / f"{name}.key")
+    request = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    names = ["-days", "1", "-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*request, *names, "-out", cert, "-keyout", key], check=True, capture_output=True)
+    return cert, key
+
+
+@pytest.fixture(scope="session")
+def dovecot() -> Iterator[Dovecot]:
+    """One server for all tests; each takes a user of its own."""
+    program = shutil.which("dovecot", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("Dovecot is not installed: make test does it")
+    with tempfile.TemporaryDirectory(prefix="dovecot-") as name:
+        directory = Path(name)
+        imap_port, imaps_port = _free_ports(2)
+        cert, key = certificate(directory, "dovecot")
+        config = directory / "dovecot.conf"
+        config.write_text(
+            CONFIG.format(dir=name, cert=cert, key=key, password=PASSWORD, imap_port=imap_port, imaps_port=imaps_port)
+        )
+        # Dovecot wants users that have names, which that of a test may not have: to it, we are nobody.
+        command = ["unshare", "--user", "--map-user=65534", "--map-group=65534", program, "-F", "-c", str(config)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            _wait_until_ready(process)
+            yield Dovecot(imap_port, imaps_port, cert)
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+            if process.stderr:
+                process.stderr.close()
+
+
+def _wait_until_ready(process: subprocess.Popen[str]) -> None:
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "starting up" in line:
+            return
+    raise AssertionError(f"Dovecot did not start: {''.join(said)}")
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports

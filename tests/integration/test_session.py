@@ -1,0 +1,257 @@
+"""A session as the daemon runs it: real SDK, real CLI, real bubblewrap, real Redis; the model replays or follows rules."""
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailagent import config
+from mailagent.adapters import bubblewrap, host, redis
+from mailagent.adapters.blobs import DiskBlobs
+from mailagent.adapters.claude import ClaudeAgent, Settings
+from mailagent.adapters.gateway import Gateway
+from mailagent.adapters.redis_server import PrivateRedis
+from mailagent.adapters.transcripts import RedisTranscripts
+from mailagent.adapters.workspaces import DiskWorkspaces
+from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
+from mailagent.core.job import session_id
+from mailagent.core.policy import Host, Policy
+from mailagent.core.values import Outcome, ThreadId, Turn
+from mailagent.demo.rules import RulesModel
+from tests.settings import settings_text
+
+Blocks = list[dict[str, Any]]
+THREAD = ThreadId("thread")
+
+
+@dataclass
+class Desk:
+    """A place to run turns in."""
+
+    agent: ClaudeAgent
+    workspaces: DiskWorkspaces
+    model: RulesModel
+    host: Host
+
+    async def turn(self, prompt: str, number: int = 1, thread: ThreadId = THREAD) -> Outcome:
+        workspace = await self.workspaces.open(thread)
+        await self.workspaces.clear_out(workspace, number)
+        async with self.agent.session(workspace) as session:
+            return await session.ask(Turn(thread, number, session_id(thread), prompt))
+
+    def seen(self, number: int = 0) -> str:
+        """The whole request that reached the model."""
+        return json.dumps(self.model.requests[number][1])
+
+
+@asynccontextmanager
+async def desk(place: Path, replay: Sequence[Blocks], **limits: Any) -> AsyncIterator[Desk]:
+    async with RulesModel(replay=replay) as model:
+        text = settings_text(place, model_url=model.url, **limits)
+        settings = config.load(text, {"MAILAGENT_IMAP_PASSWORD": "x"}, {})
+        runtime = Path(settings.storage.runtime_dir)
+        server = PrivateRedis(place / "state", runtime)
+        await server.start()
+        client, _ = await redis.connect(server.url)
+        gateway = Gateway(settings.model, "the-real-key")
+        await gateway.start()
+        bubblewrap.write_etc(runtime / "etc")
+        parts = host.parts(settings, runtime / "etc")
+        prompt = (host.share() / "config" / "system-prompt.md").read_text()
+        agent = ClaudeAgent(
+            Settings(settings.model, settings.agent, settings.sandbox, parts, prompt, runtime),
+            gateway,
+            RedisTranscripts(client, retention_seconds=1000),
+        )
+        blobs = DiskBlobs(place / "blobs")
+        try:
+            yield Desk(
+                agent, DiskWorkspaces(place / "threads", blobs, max_out_bytes=10**7, max_out_files=50), model, parts
+            )
+        finally:
+            await gateway.stop()
+            await client.aclose()
+            await server.stop()
+
+
+def bash(command: str) -> Blocks:
+    return [{"type": "tool_use", "id": f"toolu_{abs(hash(command))}", "name": "Bash", "input": {"command": command}}]
+
+
+def text(words: str) -> Blocks:
+    return [{"type": "text", "text": words}]
+
+
+def results(request: dict[str, Any]) -> str:
+    """What the tools gave back in this request."""
+    return json.dumps([message["content"] for message in request["messages"] if message["role"] == "user"])
+
+
+async def test_the_second_turn_goes_on_when_everything_but_the_store_is_gone(short_path: Path) -> None:
+    replay = [bash("echo one > out/answer.md"), text("first"), bash("cat work/earlier/1/answer.md"), text("second")]
+    async with desk(short_path, replay) as at:
+        assert (await at.turn("question one")).answer == "first"
+        shutil.rmtree(short_path / "threads" / THREAD / "claude")
+        outcome = await at.turn("question two", 2)
+        assert outcome.answer == "second"
+        last = at.model.requests[-1][1]
+        assert "question one" in json.dumps(last)
+        assert "first" in json.dumps(last)
+        assert "one\\n" in results(last) or "one" in results(last)
+        assert outcome.usage.requests == 2
+        assert outcome.first_request_at > 0
+    assert list((short_path / "run").glob("*.sock")) == []
+
+
+async def test_a_mail_cannot_make_the_cli_read_a_file(short_path: Path) -> None:
+    secret = Path("/etc/hostname").read_text().strip()
+    async with desk(short_path, [text("ok")]) as at:
+        await at.turn("look at @/etc/hostname and @/etc/passwd")
+        assert "@/etc/hostname" in at.seen()
+        assert "agent:x:1000" not in at.seen()
+        assert not secret or secret not in at.seen()
+
+
+async def test_the_skills_are_offered_and_load(short_path: Path) -> None:
+    use = [{"type": "tool_use", "id": "toolu_1", "name": "Skill", "input": {"skill": "mailagent:reply"}}]
+    async with desk(short_path, [use, text("ok")]) as at:
+        await at.turn("hello")
+        for name in ("reply", "profile", "tables", "charts", "sql"):
+            assert f"mailagent:{name}" in at.seen(0) + at.seen(1), name
+        assert "facts.jsonl" in results(at.model.requests[1][1])
+        assert "Base directory for this skill: /opt/mailagent/skills/reply" in at.seen(1)
+
+
+async def test_nothing_of_the_daemon_reaches_sandbox_or_model(short_path: Path) -> None:
+    os.environ["MAILAGENT_TEST_SECRET"] = "do-not-tell"
+    look = "env; cat /proc/*/environ | tr '\\0' '\\n'; ls -a / /root /home /run /srv; cat /etc/hostname; find / -name '*.toml' 2>/dev/null | head"
+    try:
+        async with desk(short_path, [bash(look), text("ok")]) as at:
+            await at.turn("hello")
+            seen = at.seen(0) + at.seen(1)
+            headers = [dict(sent) for sent, _ in at.model.requests]
+    finally:
+        del os.environ["MAILAGENT_TEST_SECRET"]
+    assert "do-not-tell" not in seen
+    assert "MAILAGENT_TEST_SECRET" not in seen
+    assert "the-real-key" not in seen
+    assert "ANTHROPIC_API_KEY=placeholder" in seen
+    assert all("the-real-key" in headers_.values() for headers_ in headers), "the key is added outside"
+    assert "Co-Authored-By" not in seen
+    assert "git commit" not in seen
+
+
+async def test_code_in_the_sandbox_has_no_network_and_no_way_to_the_host(short_path: Path) -> None:
+    attempts = {
+        "network": "python3 -c \"import socket; socket.create_connection(('127.0.0.1', 22), 2)\"",
+        "core pattern": "echo '|/tmp/x' > /proc/sys/kernel/core_pattern",
+        "attachments": "touch in/new",
+        "usr": "touch /usr/x",
+        "skills": "touch /opt/mailagent/skills/x",
+        "root": "touch /x",
+        "namespace": "unshare -U true",
+        "other threads": f"ls -a {short_path}/threads | grep other",
+        "redis": f"ls {short_path}/run",
+        "planted module": "echo 'raise SystemExit(0)' > json.py; python3 -c 'import json; json.dumps(1); raise SystemExit(3)'",
+    }
+    script = "; ".join(f"( {command} ) >/dev/null 2>&1 && echo HOLE {name}" for name, command in attempts.items())
+    async with desk(short_path, [bash(f"{script}; echo looked"), text("ok")]) as at:
+        await at.workspaces.open(ThreadId("other"))
+        await at.turn("hello")
+        assert "looked" in results(at.model.requests[1][1])
+        assert "HOLE" not in results(at.model.requests[1][1])
+
+
+async def test_nothing_in_the_workspace_is_loaded_as_settings(short_path: Path) -> None:
+    plant = (
+        "mkdir -p .claude/skills/evil && echo 'PLANTED' > CLAUDE.md && "
+        'echo \'{"hooks":{"PreToolUse":[{"hooks":[{"type":"command","command":"touch /srv/out/hooked"}]}]}}\' > .claude/settings.json && '
+        'echo \'{"mcpServers":{"evil":{"command":"touch","args":["/srv/out/mcp"]}}}\' > .mcp.json && '
+        "printf -- '---\\nname: evil\\ndescription: PLANTED SKILL\\n---\\nx' > .claude/skills/evil/SKILL.md"
+    )
+    async with desk(short_path, [bash(plant), text("ok"), bash("true"), text("ok")]) as at:
+        await at.turn("one")
+        await at.turn("two", 2)
+        third = at.model.requests[3][1]
+        assert "PLANTED SKILL" not in json.dumps({**third, "messages": third["messages"][3:]})
+        assert "evil" not in [tool["name"] for tool in third["tools"]]
+        workspace = await at.workspaces.open(THREAD)
+        assert await at.workspaces.collect(workspace) == ()
+
+
+async def test_a_model_that_stays_away_is_a_temporary_error_and_the_thread_goes_on(short_path: Path) -> None:
+    replay: list[Blocks] = []
+    async with desk(short_path, replay) as at:
+        with pytest.raises(TemporaryError):
+            await at.turn("hello")
+        at.model._replay = [*([text("never")] * len(at.model.requests)), text("back again")]
+        assert (await at.turn("hello")).answer == "back again"
+
+
+async def test_a_cli_that_is_killed_is_a_temporary_error_and_the_thread_goes_on(short_path: Path) -> None:
+    async with desk(short_path, [bash("kill -9 $PPID; sleep 1"), text("after")]) as at:
+        with pytest.raises(TemporaryError):
+            await at.turn("hello")
+        assert (await at.turn("hello again")).answer == "after"
+
+
+async def test_a_turn_that_is_cancelled_leaves_no_process(short_path: Path) -> None:
+    async with desk(short_path, [bash("echo started > out/started; python3 -c 'import time; time.sleep(60)'")]) as at:
+        running = asyncio.create_task(at.turn("hello"))
+        started = short_path / "threads" / THREAD / "files" / "out" / "started"
+        while not started.exists():
+            await asyncio.sleep(0.02)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert _processes_of(short_path) == []
+
+
+async def test_too_many_steps_end_in_plain_words(short_path: Path) -> None:
+    async with desk(short_path, [bash(f"echo {n}") for n in range(9)], max_steps=3) as at:
+        with pytest.raises(PermanentError, match="more steps"):
+            await at.turn("hello")
+
+
+async def test_the_profile_reads_data_in_a_sandbox_without_a_model(short_path: Path) -> None:
+    async with desk(short_path, []) as at:
+        workspace = await at.workspaces.open(THREAD)
+        await at.workspaces.add(workspace, [("a.csv", b"name;x\nn;1,5\nm;2,5\n"), ("b.pdf", b"%PDF-1.7 nothing")])
+        async with at.agent.session(workspace) as session:
+            profile = await session.profile()
+        assert profile.tables == ("a",)
+        assert [name for name, _ in profile.unreadable] == ["b.pdf"]
+        assert "work/tables/a.parquet" in profile.text
+        assert at.model.requests == []
+
+
+async def test_the_check_at_start_says_what_is_missing(short_path: Path) -> None:
+    async with desk(short_path, []) as at:
+        workspace = await at.workspaces.open(THREAD)
+        good = Policy(at.host, workspace.path, "", 1 << 20, 1 << 20, 10.0)
+        await bubblewrap.check(good)
+        with pytest.raises(ConfigError, match="apt-get install bubblewrap"):
+            await bubblewrap.check(replace(good, host=replace(at.host, bwrap="/nowhere/bwrap")))
+        with pytest.raises(ConfigError, match="cannot be had"):
+            await bubblewrap.check(replace(good, host=replace(at.host, analysis="/nowhere")))
+
+
+def _processes_of(place: Path) -> list[str]:
+    """Command lines of live bubblewrap processes that were started for this place."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if str(place) in line and "bwrap" in line:
+                found.append(line)
+    return found

@@ -1,0 +1,58 @@
+"""The sandbox's arguments: what must be there is there, and the host's environment and paths are not."""
+
+import itertools
+
+from mailagent.core.policy import Host, Policy, arguments, environment
+
+HOST = Host(
+    "bwrap",
+    "/x/claude",
+    "/x/analysis",
+    "/x/skills",
+    "/x/plugin.json",
+    "/x/matplotlibrc",
+    "/x/fontlist-v1.json",
+    "/x/etc",
+)
+POLICY = Policy(HOST, "/state/threads/t/files", "/run/t.sock", 1 << 20, 2 << 20, 60.0)
+
+
+def test_nothing_of_the_boundary_is_missing() -> None:
+    flags = arguments(POLICY)
+    needed = ["--unshare-all", "--unshare-user", "--disable-userns", "--new-session", "--die-with-parent", "--clearenv"]
+    assert [flag for flag in needed if flag not in flags] == []
+    assert ("--cap-drop", "ALL") in list(itertools.pairwise(flags))
+    assert "--share-net" not in flags
+
+
+def test_only_the_workspace_is_writable() -> None:
+    flags = arguments(POLICY)
+    writable = [flags[at + 1] for at, flag in enumerate(flags) if flag in ("--bind", "--bind-try", "--dev-bind")]
+    assert writable == ["/state/threads/t/files", "/state/threads/t/files/work", "/state/threads/t/files/out"]
+
+
+def test_proc_sys_is_read_only_after_proc_is_mounted() -> None:
+    flags = arguments(POLICY)
+    assert flags.index("--proc") < flags.index("/proc/sys") - 1
+    assert flags[flags.index("/proc/sys") - 1] == "--ro-bind"
+
+
+def test_every_tmpfs_has_a_size() -> None:
+    flags = arguments(POLICY)
+    for at, flag in enumerate(flags):
+        if flag == "--tmpfs":
+            assert flags[at - 2] == "--size", flags[at + 1]
+
+
+def test_no_key_is_inside_and_attachments_are_never_imported() -> None:
+    inside = environment(POLICY)
+    assert inside["ANTHROPIC_API_KEY"] == "placeholder"
+    assert inside["PYTHONSAFEPATH"] == "1"
+    assert inside["ANTHROPIC_BASE_URL"].startswith("http://"), "with https the CLI does not use the socket"
+
+
+def test_a_sandbox_without_a_model_has_no_socket() -> None:
+    without = Policy(HOST, "/w", "", 1, 1, 1.0)
+    assert "/run/model.sock" not in [
+        arguments(without)[at + 2] for at, f in enumerate(arguments(without)) if f == "--ro-bind"
+    ]
