@@ -60,9 +60,10 @@ test: ## set up and run every test
 check: setup ## lint, types, import rules, fast tests: before every commit
 	@.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/mypy & types=$$!
 	.venv/bin/python -m pytest --quiet tests/unit tests/contracts
+	wait $$types
 
 bench: setup ## time one turn, beside the bare SDK
 	.venv/bin/python -m tests.bench.turn

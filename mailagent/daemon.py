@@ -87,9 +87,6 @@ async def run(config: Config) -> None:
         inbox = ImapInbox(config.imap, config.mail, config.secrets.imap_password.get_secret_value())
         intake = _intake(parts, inbox)
         try:
-            await _reach(inbox, stopping)
-            systemd.notify("READY=1")
-            log.info("ready: serving %s", config.mail.address)
             await _serve(parts, intake, _submission(config), stopping)
         finally:
             systemd.notify("STOPPING=1")
@@ -205,7 +202,9 @@ def _submission(config: Config) -> Submission:
 
 async def _serve(parts: Parts, intake: Intake, submission: Submission, stopping: asyncio.Event) -> None:
     """All loops until `stopping`; a loop that ends by itself has failed, and the daemon with it."""
-    endless = [asyncio.create_task(loop) for loop in (intake.run(), Upkeep(parts.jobs, JANITOR_SECONDS).run(), _pet())]
+    endless = [
+        asyncio.create_task(loop) for loop in (intake.run(_ready), Upkeep(parts.jobs, JANITOR_SECONDS).run(), _pet())
+    ]
     work = asyncio.create_task(_work(parts, submission, stopping))
     try:
         done, _ = await asyncio.wait({work, *endless}, return_when=asyncio.FIRST_COMPLETED)
@@ -246,18 +245,10 @@ async def _pet() -> None:
         await asyncio.sleep(every or 3600.0)
 
 
-async def _reach(inbox: ImapInbox, stopping: asyncio.Event) -> None:
-    """Wait until the mailbox can be opened: the daemon is not ready before."""
-    delay = 1.0
-    while not stopping.is_set():
-        try:
-            await inbox.open()
-        except TemporaryError as error:
-            log.warning("the mailbox cannot be opened: %s; again in %.0f s", error, delay)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 60.0)
-        else:
-            return
+def _ready() -> None:
+    """Mailbox, Redis and sandbox are good."""
+    systemd.notify("READY=1")
+    log.info("ready")
 
 
 def private_redis(config: Config) -> PrivateRedis:

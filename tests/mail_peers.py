@@ -1,11 +1,12 @@
 """Mailboxes to hold ports.Inbox to its promises: each with the inbox under test and with levers of its own."""
 
 import asyncio
+import contextlib
 import imaplib
-from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Protocol, TypeVar
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
@@ -14,38 +15,36 @@ from mailagent.config import Imap, Mail
 from mailagent.demo.mailserver import MailServer
 from mailagent.ports import Inbox
 from tests.fakes_mail import FakeInbox
-from tests.integration.dovecot import PASSWORD, Dovecot
+from tests.integration.dovecot import HOST, OLD_HOST, PASSWORD, Dovecot
 
 T = TypeVar("T")
 FOLDER = "Requests"
 LIMIT_MB = 0.1
 DEADLINE = 20.0
+FOREVER = 600.0
+"""Longer than the deadline: who waits so long has not been told."""
 KINDS = ["fake", "mailserver", "dovecot"]
+"""Besides these there is "old dovecot"."""
 
 
 class Peer(Protocol):
     """A mailbox under test, with the inbox that is held to its promises."""
 
-    inbox: Inbox
+    @property
+    def inbox(self) -> Inbox: ...
 
-    @abstractmethod
     async def deliver(self, data: bytes) -> int: ...
 
-    @abstractmethod
     async def remove(self, uid: int) -> None: ...
 
-    @abstractmethod
     async def read(self, uid: int) -> None:
         """A person opens the mail."""
 
-    @abstractmethod
     async def unread(self) -> list[int]: ...
 
-    @abstractmethod
     async def filed(self, folder: str) -> list[bytes]:
         """What lies in a folder for handled mail, or, for "", the mails here that are marked as handled."""
 
-    @abstractmethod
     async def renumber(self) -> None: ...
 
 
@@ -78,75 +77,65 @@ class FakePeer:
 
 
 class ServerPeer:
-    """The adapter on a real server; the levers are another client, the standard library's."""
+    """The adapter on a real server; the levers are another client, the standard library's, on its `plain_port`."""
 
-    def __init__(self, imap: Imap, mail: Mail, password: str) -> None:
-        self.inbox = ImapInbox(imap, mail, password)
-        self._imap = imap
-        self._password = password
-
-    @contextmanager
-    def _client(self) -> Iterator[imaplib.IMAP4]:
-        with imaplib.IMAP4(self._imap.host, self._imap.port, timeout=DEADLINE) as client:
-            client.login(self._imap.user, self._password)
-            yield client
-
-    async def _with(self, act: Callable[[imaplib.IMAP4], T], folder: str = FOLDER) -> T:
-        def run() -> T:
-            with self._client() as client:
-                if folder:
-                    client.select(folder)
-                return act(client)
-
-        return await asyncio.to_thread(run)
+    def __init__(self, imap: Imap, mail: Mail, plain_port: int = 0) -> None:
+        self.inbox = ImapInbox(imap, mail, PASSWORD)
+        self._plain = imap_settings(plain_port or imap.port, user=imap.user)
 
     async def create(self) -> None:
-        await self._with(lambda client: client.create(FOLDER), "")
+        await as_other_client(self._plain, lambda client: client.create(FOLDER))
 
     async def deliver(self, data: bytes) -> int:
-        _, answer = await self._with(lambda client: client.append(FOLDER, None, None, data), "")  # type: ignore[arg-type]
+        _, answer = await as_other_client(self._plain, lambda client: client.append(FOLDER, None, None, data))
         return int(answer[0].split(b"]")[0].split()[-1])
 
     async def remove(self, uid: int) -> None:
-        def act(client: imaplib.IMAP4) -> None:
-            client.uid("STORE", str(uid), "+FLAGS", r"(\Deleted)")
-            client.expunge()
+        await self.flag(uid, r"\Deleted")
+        await self._in_folder(lambda client: client.expunge())
 
-        await self._with(act)
+    async def flag(self, uid: int, flag: str) -> None:
+        await self._in_folder(lambda client: client.uid("STORE", str(uid), "+FLAGS", f"({flag})"))
 
     async def read(self, uid: int) -> None:
-        await self._with(lambda client: client.uid("STORE", str(uid), "+FLAGS", r"(\Seen)"))
+        await self.flag(uid, r"\Seen")
 
     async def unread(self) -> list[int]:
-        _, found = await self._with(lambda client: client.uid("SEARCH", "UNSEEN"))
+        _, found = await self._in_folder(lambda client: client.uid("SEARCH", "UNSEEN"))
         return [int(uid) for uid in found[0].split()]
 
     async def filed(self, folder: str) -> list[bytes]:
-        def act(client: imaplib.IMAP4) -> list[bytes]:
-            _, found = client.uid("SEARCH", "KEYWORD", DONE)
-            fetched = [client.uid("FETCH", uid.decode(), "(BODY.PEEK[])")[1][0] for uid in found[0].split()]
-            return [part[1] for part in fetched if isinstance(part, tuple)]
-
-        return await self._with(act, folder or FOLDER)
+        return await self._in_folder(_done, folder or FOLDER)
 
     async def renumber(self) -> None:
         """Delete and create the folder anew, with the same mails in it."""
 
         def act(client: imaplib.IMAP4) -> None:
-            _, found = client.fetch("1:*", "(BODY.PEEK[])")
+            mails = contents(client, FOLDER)
             client.unselect()
             client.delete(FOLDER)
             client.create(FOLDER)
-            for part in found:
-                if isinstance(part, tuple):
-                    client.append(FOLDER, None, None, part[1])  # type: ignore[arg-type]
+            for data in mails:
+                client.append(FOLDER, None, None, data)
 
-        await self._with(act)
+        await as_other_client(self._plain, act)
+
+    async def _in_folder(self, act: Callable[[imaplib.IMAP4], T], folder: str = FOLDER) -> T:
+        def run(client: imaplib.IMAP4) -> T:
+            client.select(folder)
+            return act(client)
+
+        return await as_other_client(self._plain, run)
 
 
-def imap_settings(port: int, user: str = "agent@mail.test", **more: object) -> Imap:
+def _done(client: imaplib.IMAP4) -> list[bytes]:
+    _, found = client.uid("SEARCH", "KEYWORD", DONE)
+    return [data for uid in found[0].split() for data in bodies(client.uid("FETCH", uid.decode(), "(BODY.PEEK[])")[1])]
+
+
+def imap_settings(port: int, **more: object) -> Imap:
     """Plain text on loopback unless told otherwise."""
-    return Imap.model_validate({"host": "127.0.0.1", "port": port, "security": "none", "user": user} | more)
+    return Imap.model_validate({"host": HOST, "port": port, "security": "none", "user": "agent@mail.test"} | more)
 
 
 def mail_settings(*, moves: bool) -> Mail:
@@ -163,10 +152,67 @@ async def running(kind: str, request: pytest.FixtureRequest, *, moves: bool) -> 
         return
     async with MailServer({"agent@mail.test": PASSWORD}) as server:
         imap = imap_settings(server.imap_port)
-        if kind == "dovecot":
+        if kind != "mailserver":
             dovecot: Dovecot = request.getfixturevalue("dovecot")
-            imap = imap_settings(dovecot.imap_port, dovecot.user())
-        peer = ServerPeer(imap, mail_settings(moves=moves), PASSWORD)
+            host = HOST if kind == "dovecot" else OLD_HOST
+            imap = imap_settings(dovecot.imap_port, user=dovecot.user(), host=host)
+        peer = ServerPeer(imap, mail_settings(moves=moves))
         await peer.create()
         yield peer
         await peer.inbox.close()
+
+
+async def as_other_client(imap: Imap, act: Callable[[imaplib.IMAP4], T]) -> T:
+    """What the standard library's client sees or does, logged in to this account in plain text."""
+
+    def run() -> T:
+        with imaplib.IMAP4(imap.host, imap.port, timeout=DEADLINE) as client:
+            client.login(imap.user, PASSWORD)
+            return act(client)
+
+    return await asyncio.to_thread(run)
+
+
+def contents(client: imaplib.IMAP4, folder: str) -> list[bytes]:
+    """The messages in a folder; none when it is not there."""
+    known, count = client.select(folder, readonly=True)
+    if known != "OK" or count == [b"0"]:
+        return []
+    return bodies(client.fetch("1:*", "(BODY.PEEK[])")[1])
+
+
+def bodies(fetched: list[Any]) -> list[bytes]:
+    """The literals in what imaplib returns for FETCH."""
+    return [part[1] for part in fetched if isinstance(part, tuple)]
+
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def listening(handler: Handler, tls: ssl.SSLContext | None = None, host: str = HOST) -> AsyncIterator[int]:
+    """A server of a test's own; yields its port, and cuts what is still open at the end."""
+    sessions: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+    async def session(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            await handler(reader, writer)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sessions[asyncio.create_task(session(reader, writer))] = writer
+
+    async with await asyncio.start_server(begin, host, 0, ssl=tls) as server:
+        yield server.sockets[0].getsockname()[1]
+        for writer in sessions.values():
+            writer.transport.abort()
+        await asyncio.gather(*sessions)
+
+
+async def follow(inbox: Inbox, uid: int, *, poll: float = FOREVER) -> int:
+    """The next UID, as the flow waits for it."""
+    while not (uids := await inbox.uids_after(uid)):
+        await inbox.changed(poll)
+    return uids[0]

@@ -37,6 +37,7 @@ os.environ.setdefault("CLAUDE_AGENT_SDK_SKIP_VERSION_CHECK", "1")
 TOOLS = ("Bash", "Read", "Write", "Edit", "Glob", "Grep", "Skill")
 SETTINGS = {"includeCoAuthoredBy": False, "includeGitInstructions": False}
 PROFILE_SECONDS = 120.0
+START_SECONDS = 30.0
 PROFILE_BYTES = 2048
 """What one table's profile may take in the prompt."""
 
@@ -206,9 +207,12 @@ def _read_capped(path: Path, limit: int) -> str:
 
 
 async def _close(client: ClaudeSDKClient, connecting: "asyncio.Task[None]") -> None:
-    """End the CLI and its sandbox, whatever state the start was in."""
-    connecting.cancel()
-    with suppress(asyncio.CancelledError, ClaudeSDKError):
-        await connecting
+    """End the CLI and its sandbox. A start under way is let finish: cancelled half-way, the SDK waits for ever."""
+    await asyncio.wait({connecting}, timeout=START_SECONDS)
+    if not connecting.done():
+        connecting.cancel()
+        await asyncio.wait({connecting}, timeout=START_SECONDS)
+    elif not connecting.cancelled() and connecting.exception():
+        log.info("the agent's process did not start: %s", connecting.exception())
     with suppress(ClaudeSDKError):
         await client.disconnect()

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import TypeVar
 
-import imapclient
 from imapclient import IMAPClient
 from imapclient.exceptions import IMAPClientError
+from imapclient.imapclient import SEEN, SENT
 
 from mailagent.config import Imap, Mail, Security
 from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
@@ -25,6 +25,8 @@ DONE = "$MailAgentDone"
 
 _ODD = (IMAPClientError, OSError, ValueError, LookupError)
 """What imapclient raises when a server is away, says no, or says what cannot be understood."""
+
+_GOODBYE_SECONDS = 5.0
 
 _SAFE_ID = re.compile(r'<[^\x00-\x20"\\\x7f-\U0010ffff]{1,250}>')
 """A Message-ID that is safe inside a command: imapclient passes CR LF on, and with it any command of a stranger."""
@@ -46,7 +48,7 @@ class ImapInbox:
 
     async def open(self) -> Mailbox:
         """See ports.Inbox."""
-        await self._ears.close()
+        await self._ears.close(politely=False)
         await self._work.open()
         self._mailbox, flags = await self._work.run(self._select)
         self._keeps_keywords = bool({flag.lower() for flag in flags} & {rb"\*", DONE.lower().encode()})
@@ -101,7 +103,7 @@ class ImapInbox:
                 self._deaf = 0
                 return
             if self._deaf:
-                await asyncio.sleep(min(timeout, 2.0 ** min(self._deaf, 10)))
+                await asyncio.sleep(min(timeout, 2.0 ** min(self._deaf - 1, 10)))
             await self._ears.open()
             # What came before this SELECT is not announced: the caller looks once more, then listens.
             await self._ears.run(lambda client: client.select_folder(self._mail.folder, readonly=True))
@@ -110,8 +112,7 @@ class ImapInbox:
 
     async def close(self) -> None:
         """See ports.Inbox."""
-        await self._ears.close()
-        await self._work.close()
+        await asyncio.gather(self._ears.close(politely=True), self._work.close(politely=True))
 
 
 class _Connection:
@@ -142,14 +143,15 @@ class _Connection:
                 raise TemporaryError(f"{self._imap.host}: the connection is lost")
             return await self._in_thread(lambda: act(client))
 
-    async def close(self) -> None:
-        """Log out; cuts off what is under way; never raises."""
+    async def close(self, *, politely: bool) -> None:
+        """End the connection, with a LOGOUT if `politely`; cuts off what is under way; never raises."""
         if self._lock.locked():
             self._cut()
         async with self._lock:
-            if self._client is not None:
+            client = self._client
+            if client is not None and politely:
                 with suppress(TemporaryError):
-                    await self._in_thread(self._client.logout)
+                    await self._in_thread(lambda: _log_out(client))
             self._drop()
 
     def _connect(self) -> None:
@@ -238,12 +240,13 @@ def file_sent(imap: Imap, tls: ssl.SSLContext | None, password: str, mail: Outgo
         client = connect(imap, tls, password)
         with ExitStack() as undo:
             undo.callback(_hang_up, client)
-            folder = client.find_special_folder(imapclient.SENT)
+            folder = client.find_special_folder(SENT)
             if folder is None:
                 raise TemporaryError(f"{imap.host}: the account has no Sent folder")
             if not (unless_there and _holds(client, folder, mail.message_id)):
-                client.append(folder, mail.data, flags=[imapclient.SEEN])
-            client.logout()
+                client.append(folder, mail.data, flags=[SEEN])
+            with suppress(*_ODD):
+                _log_out(client)
     except _ODD as error:
         raise TemporaryError(in_words(error, imap.host)) from error
 
@@ -264,16 +267,23 @@ def _fetch(client: IMAPClient, uid: int, limit_mb: float) -> bytes | None:
     known = client.fetch([uid], ["RFC822.SIZE"]).get(uid)
     if known is None:
         return None
-    if known[b"RFC822.SIZE"] > limit_mb * 1e6:
-        raise PermanentError(
-            f"The mail has {known[b'RFC822.SIZE'] / 1e6:.1f} MB, which is more than the {limit_mb:g} MB that are taken."
-        )
+    _check_size(known[b"RFC822.SIZE"], limit_mb)
     whole = client.fetch([uid], ["BODY.PEEK[]"]).get(uid)
     if whole is None:  # a server may tell the size of what is gone already, and only then that it is gone
         return None
     if not isinstance(whole[b"BODY[]"], bytes):
         raise TemporaryError(f"the server has no body for message {uid} now")
+    _check_size(len(whole[b"BODY[]"]), limit_mb)
     return whole[b"BODY[]"]
+
+
+def _check_size(size: object, limit_mb: float) -> None:
+    if not isinstance(size, int):
+        raise TemporaryError("the server gives no size for a message")
+    if size > limit_mb * 1e6:
+        raise PermanentError(
+            f"The mail has {size / 1e6:.1f} MB, which is more than the {limit_mb:g} MB that are taken."
+        )
 
 
 def _move(client: IMAPClient, uid: int, folder: str) -> None:
@@ -291,13 +301,33 @@ def _move(client: IMAPClient, uid: int, folder: str) -> None:
 def _idle(client: IMAPClient, timeout: float) -> None:
     """Return at news or after the timeout. imapclient does not say that the server has gone: idle_check() returns
     nothing, at once, for ever; a BYE is one response among others."""
-    began = time.monotonic()
     client.idle()
-    news = client.idle_check(timeout)
-    early = time.monotonic() - began < 0.9 * timeout
-    if (early and not news) or any(response[0] == b"BYE" for response in news):
-        raise TemporaryError("the server ended the connection while we listened")
+    if not _has_read_ahead(client):
+        began = time.monotonic()
+        news = client.idle_check(timeout)
+        early = time.monotonic() - began < 0.9 * timeout
+        if (early and not news) or any(response[0] == b"BYE" for response in news):
+            raise TemporaryError("the server ended the connection while we listened")
     client.idle_done()
+
+
+def _has_read_ahead(client: IMAPClient) -> bool:
+    """Whether news came in one packet with the answer to IDLE: idle_check() waits for the socket, and they have left it
+    for imaplib's buffer, to which imapclient has no other way."""
+    connection = client.socket()
+    waits = connection.gettimeout()
+    connection.settimeout(0)
+    try:
+        return bool(client._imap.file.peek(1))
+    except ssl.SSLWantReadError:
+        return False
+    finally:
+        connection.settimeout(waits)
+
+
+def _log_out(client: IMAPClient) -> None:
+    client.socket().settimeout(_GOODBYE_SECONDS)
+    client.logout()
 
 
 def _hang_up(client: IMAPClient) -> None:

@@ -1,14 +1,14 @@
-"""core.parse behind a wall: each message is read in a process of its own, with little memory, little time, no secrets.
+"""core.parse behind a wall: mail is read in a child process with little memory, little time and no secrets.
 
-A nursery process imports everything once and reads no mail; for each message it forks a child that does, so that
-nothing of one message can reach the next. What comes back is JSON and bytes, never a pickle."""
+What comes back is JSON and bytes, never a pickle: a child that a mail got the better of can lie, but no more."""
 
 import asyncio
-import os
+import math
 import resource
-import signal
 import struct
 import sys
+import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -44,22 +44,22 @@ _ANSWER: TypeAdapter[_Answer] = TypeAdapter(_Answer)
 
 
 class ChildParser:
-    """ports.Parser, one message at a time; `close` ends the nursery."""
+    """ports.Parser, one message at a time, in a child that lives until a message is too much for it, or `close`."""
 
     def __init__(self, limits: Limits = Limits()) -> None:
         self._limits = limits
         self._turn = asyncio.Lock()
-        self._nursery: asyncio.subprocess.Process | None = None
+        self._child: asyncio.subprocess.Process | None = None
 
     async def parse(self, raw: bytes) -> Inbound:
         """The message understood. PermanentError when core.parse says so, when a limit is reached, or when its child
         dies of it; TemporaryError when no process can be started."""
         async with self._turn:
-            nursery = await self._started()
+            child = await self._started()
             whole = False
             try:
                 async with asyncio.timeout(self._limits.wall_seconds):
-                    answer = await _exchange(nursery, raw)
+                    answer = await _exchange(child, raw)
                 whole = True
             except (TimeoutError, EOFError, OSError, ValueError) as error:
                 raise PermanentError(_BEYOND) from error
@@ -71,42 +71,42 @@ class ChildParser:
         return answer.inbound
 
     async def close(self) -> None:
-        """End the nursery, once the message at hand is read."""
+        """End the child, once the message at hand is read."""
         async with self._turn:
             await self._end()
 
     async def _started(self) -> asyncio.subprocess.Process:
-        if self._nursery and self._nursery.returncode is None:
-            return self._nursery
+        if self._child and self._child.returncode is None:
+            return self._child
         await self._end()
         limits = (str(self._limits.memory), str(self._limits.cpu_seconds))
         try:
-            self._nursery = await asyncio.create_subprocess_exec(
+            self._child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-m", __name__, *limits),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 env={"LANG": "C.UTF-8"},  # the daemon's own holds secrets
                 cwd="/",
-                start_new_session=True,  # a process group, so that the children can be ended with it
+                start_new_session=True,  # Ctrl-C is for the daemon, which lets it finish
             )
         except OSError as error:
             raise TemporaryError(f"cannot start the process that reads mail: {error}") from error
-        return self._nursery
+        return self._child
 
     async def _end(self) -> None:
-        nursery, self._nursery = self._nursery, None
-        if nursery is None or nursery.stdin is None:
+        child, self._child = self._child, None
+        if child is None or child.stdin is None:
             return
-        if nursery.returncode is None:
+        if child.returncode is None:
             with suppress(ProcessLookupError):
-                os.killpg(nursery.pid, signal.SIGKILL)
-        nursery.stdin.close()
-        await nursery.communicate()
+                child.kill()
+        child.stdin.close()
+        await child.communicate()
 
 
-async def _exchange(nursery: asyncio.subprocess.Process, raw: bytes) -> _Answer:
-    """The answer to a message. EOFError, OSError, ValueError when the nursery, or what it says, is broken."""
-    writer, reader = nursery.stdin, nursery.stdout
+async def _exchange(child: asyncio.subprocess.Process, raw: bytes) -> _Answer:
+    """The answer to a message. EOFError, OSError, ValueError when the child, or what it says, is broken."""
+    writer, reader = child.stdin, child.stdout
     if writer is None or reader is None:
         raise EOFError
     writer.writelines([_SIZE.pack(len(raw)), raw])
@@ -133,61 +133,47 @@ def _most(raw: int) -> int:
     return 8 * raw + (1 << 20)
 
 
-# What follows runs in the nursery.
+# What follows runs in the child.
 
 
-def _nurse(memory: int, cpu_seconds: int) -> None:
-    """Fork a child for each message that comes in; end when nothing more can come."""
+def _serve(memory: int, cpu_seconds: int) -> None:
+    """Answer each message that comes in; end when none can come any more."""
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    _limit(resource.RLIMIT_AS, memory)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, 0)
     while head := requests.read(_SIZE.size):
-        answer = _child(requests.read(_SIZE.unpack(head)[0]), memory, cpu_seconds)
-        answers.writelines([_SIZE.pack(len(answer)), answer])
+        raw = requests.read(_SIZE.unpack(head)[0])
+        _limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + cpu_seconds)
+        for part in _answer(raw):
+            answers.write(part)
         answers.flush()
 
 
-def _child(raw: bytes, memory: int, cpu_seconds: int) -> bytes:
-    """What a child, forked for this message, makes of it."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.close(reader)
-        _wall_in(memory, cpu_seconds)
-        with os.fdopen(writer, "wb") as pipe:
-            pipe.write(_answer(raw))
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        answer = pipe.read(_most(len(raw)))
-    if len(answer) == _most(len(raw)):
-        os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    return answer if status == 0 else _packed(_Answer(None, _BEYOND, ()))
+def _limit(what: int, value: int) -> None:
+    """Set the soft limit: at that of CPU time the kernel ends the process (SIGXCPU)."""
+    resource.setrlimit(what, (value, resource.getrlimit(what)[1]))
 
 
-def _wall_in(memory: int, cpu_seconds: int) -> None:
-    os.close(sys.stdin.fileno())  # the messages after this one are none of its business
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
-
-
-def _answer(raw: bytes) -> bytes:
+def _answer(raw: bytes) -> Iterator[bytes]:
     try:
         inbound = parse(raw)
     except PermanentError as error:
-        return _packed(_Answer(None, str(error), ()))
-    except MemoryError:
-        return _packed(_Answer(None, _BEYOND, ()))
+        yield from _packed(_Answer(None, str(error), ()), [])
+        return
+    except MemoryError:  # what is left is in pieces: the next message gets a new child
+        raise SystemExit("mail: a message needs more memory than it may have") from None
     data = [file.data for file in inbound.attachments]
     bare = replace(inbound, attachments=tuple(replace(file, data=b"") for file in inbound.attachments))
-    return _packed(_Answer(bare, "", tuple(map(len, data)))) + b"".join(data)
+    yield from _packed(_Answer(bare, "", tuple(map(len, data))), data)
 
 
-def _packed(answer: _Answer) -> bytes:
+def _packed(answer: _Answer, data: list[bytes]) -> Iterator[bytes]:
     head = _ANSWER.dump_json(answer)
-    return _SIZE.pack(len(head)) + head
+    yield _SIZE.pack(_SIZE.size + len(head) + sum(answer.sizes))
+    yield _SIZE.pack(len(head)) + head
+    yield from data
 
 
 if __name__ == "__main__":
-    _nurse(int(sys.argv[1]), int(sys.argv[2]))
+    _serve(int(sys.argv[1]), int(sys.argv[2]))

@@ -76,7 +76,7 @@ def read_answer(markdown: str, enclosures: Enclosures) -> list[Token]:
     Beside markdown-it's own tokens there are `chart` and `data_table` (meta holds the Image and the Table), `note` for
     what is missing, and `host` after a link (meta holds its address); links lead to https and mailto alone.
     """
-    tokens = (_WITH_TABLES if _cells(markdown) <= 10**9 else _MARKDOWN).parse(markdown)
+    tokens = (_WITH_TABLES if _cells(markdown) <= _MAX_CELLS else _MARKDOWN).parse(markdown)
     _align_tables(tokens)
     resolved: list[Token] = []
     for token in tokens:
@@ -111,6 +111,7 @@ def to_html(tokens: list[Token], rows: int) -> str:
         attributes=_ATTRIBUTES,
         attribute_filter=attribute,
         url_schemes={"https", "mailto", "cid"},
+        url_relative="deny",
         link_rel="noopener noreferrer",
     )
 
@@ -197,7 +198,9 @@ def _chart(token: Token, enclosures: Enclosures) -> Token:
 
 
 def _alt(token: Token) -> str:
-    return "".join(" " if child.type in ("softbreak", "hardbreak") else child.content for child in token.children or [])
+    text = "".join(" " if child.type in ("softbreak", "hardbreak") else child.content for child in token.children or [])
+    # HTML leaves these bare in attributes (section 13.3); filters on the way might take them for tags.
+    return text.replace("<", "‹").replace(">", "›")
 
 
 def _note(text: str) -> Token:

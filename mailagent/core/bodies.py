@@ -6,6 +6,7 @@ import charset_normalizer
 import quotequail
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
+from mailagent.core.errors import PermanentError
 from mailagent.core.headers import CONTROL, decoded, text_codec
 
 REPLY_MARKER = "-- reply above this line --"
@@ -17,7 +18,6 @@ MAX_QUOTE_CHARS, MAX_QUOTE_LINES, MAX_QUOTE_LINE = 64 * 1024, 2_000, 1_000
 
 _SAMPLE = 64 * 1024
 _MARKER = re.compile(r"[\s>|*_-]*reply above this line[\s*_-]*", re.IGNORECASE)
-_BLANK_TOP = re.compile(r"\A(?:[ \t]*\n)+")
 _SPACE = re.compile(r"[ \t\n\r\f]+")
 
 _NOT_SHOWN = frozenset({"script", "style", "head", "title", "template", "iframe", "object", "svg", "-comment", None})
@@ -29,7 +29,16 @@ _HIDDEN = re.compile(
     r"display:none|visibility:(?:hidden|collapse)|(?:^|;)font-size:0(?![.]?[1-9])|(?:^|;)opacity:0(?![.]?[1-9])|mso-hide:all"
 )
 _WHITE = re.compile(r"(?:^|;)color:(?:white|transparent|#fff(?:fff)?|rgb\(255,255,255\))(?:;|!|$)")
+_TAG = re.compile(r"<(/?)([a-z][a-z0-9:]*)", re.IGNORECASE)
+_NOT_NESTING = re.compile(
+    "area|base|body|br|col|colgroup|dd|dt|embed|head|hr|html|img|input|li|link|meta|option|p|source|tbody|td|tfoot|th"
+    "|thead|tr|wbr",
+    re.IGNORECASE,
+).fullmatch
+"""Elements that are empty, or whose end may be left out: many of them open are no depth."""
+
 _MAX_QUOTE_DEPTH = 5
+_MAX_NESTING = 1_000
 
 
 def text_of(data: bytes, charset: str) -> str:
@@ -48,7 +57,7 @@ def split_quoted(text: str) -> tuple[str, str]:
 
     Losing the writer's words is worse than leaving a quote: words below a quote are kept, and when nothing of their
     own is left, the whole text is theirs."""
-    lines = _BLANK_TOP.sub("", text).rstrip().split("\n")
+    lines = _without_blank_ends(text).split("\n")
     at = next((n for n, line in enumerate(lines[:MAX_QUOTE_LINES]) if _MARKER.fullmatch(line[:MAX_QUOTE_LINE])), None)
     if at is None:
         own, quoted = _unquoted(lines)
@@ -60,6 +69,12 @@ def split_quoted(text: str) -> tuple[str, str]:
     if not words:
         return "\n".join(lines)[:MAX_TEXT], ""
     return words[:MAX_TEXT], "\n".join(quoted).strip()[:MAX_TEXT]
+
+
+def _without_blank_ends(text: str) -> str:
+    """The text from its first line with words, the space before these kept: it may be an empty cell of a table."""
+    words = text.lstrip()
+    return text[text.rfind("\n", 0, len(text) - len(words)) + 1 :].rstrip()
 
 
 def _end_of_history(lines: list[str], marker: int) -> int:
@@ -96,7 +111,11 @@ def _head(lines: list[str]) -> list[str]:
 
 def text_of_html(html: str) -> str:
     """The text that a reader of this HTML sees: lines for blocks, tabs between the cells of a row, ">" before what is
-    in a blockquote; nothing of what is hidden, since hidden words are not the writer's."""
+    in a blockquote; nothing of what is hidden, since hidden words are not the writer's.
+
+    Raises PermanentError for elements nested more than 1,000 deep: 300,000 keep the parser busy for half a minute."""
+    if _nesting(html) > _MAX_NESTING:
+        raise PermanentError("The mail's HTML is nested too deeply.")
     page, body = _Page(), LexborHTMLParser(html).body
     # Not by recursion: how deep the elements nest is the sender's choice.
     todo: list[LexborNode | str] = [body] if body else []
@@ -110,6 +129,17 @@ def text_of_html(html: str) -> str:
             todo.append(node.tag or "")
             todo.extend(reversed(list(node.iter(include_text=True))))
     return "\n".join(page.lines)
+
+
+def _nesting(html: str) -> int:
+    """How deep the elements are open at most; those whose end may be left out are not counted."""
+    depth = deepest = 0
+    for end, name in _TAG.findall(html):
+        if _NOT_NESTING(name):
+            continue
+        depth = max(depth - 1, 0) if end else depth + 1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 class _Page:

@@ -66,7 +66,7 @@ def parse(raw: bytes) -> Inbound:
 
 def _read(raw: bytes) -> Message:
     cut = CutFields()
-    count = -1  # the parser makes one message to try this function out, and the mail itself is none of its parts
+    count = -2  # the parser makes one message to try this function out, and the mail itself is none of its parts
 
     def part(policy: Compat32 = cut) -> Message:
         nonlocal count

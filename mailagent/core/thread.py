@@ -27,7 +27,8 @@ def references_for(inbound: Inbound) -> tuple[str, ...]:
     """The References of the reply (RFC 5322 section 3.6.4): those of the mail, or its only In-Reply-To, then its own
     id; the first and the last eight of them, fewer when they are long."""
     before = inbound.references or (inbound.in_reply_to if len(inbound.in_reply_to) == 1 else ())
-    ids = [one for one in dict.fromkeys((*before, *answered(inbound))) if MESSAGE_ID.fullmatch(one)]
+    earlier = [one for one in dict.fromkeys(before) if MESSAGE_ID.fullmatch(one) and one != inbound.message_id]
+    ids = [*earlier, *answered(inbound)]
     if len(ids) > 9:
         ids = [ids[0], *ids[-8:]]
     while len(" ".join(ids)) >= MAX_REFERENCES_BYTES:
@@ -37,4 +38,5 @@ def references_for(inbound: Inbound) -> tuple[str, ...]:
 
 def answered(inbound: Inbound) -> tuple[str, ...]:
     """The id for In-Reply-To: that of the mail; none when it came without one."""
-    return () if inbound.message_id.endswith(MISSING_ID) else (inbound.message_id,)
+    known = MESSAGE_ID.fullmatch(inbound.message_id) and not inbound.message_id.endswith(MISSING_ID)
+    return (inbound.message_id,) if known else ()

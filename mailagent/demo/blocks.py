@@ -36,7 +36,7 @@ def chart(axes, title, file):
     shown.append(f"![{plain(title + SCOPE)}](charts/{file})")
 
 def table(frame, title, file, **form):
-    frame.round(6).to_csv("out/tables/" + file, **form)
+    frame.to_csv("out/tables/" + file, float_format="%.15g", **form)
     shown.append(f"[{plain(title + SCOPE)}](tables/{file})")
 
 # The rows that the question is about.
@@ -46,7 +46,7 @@ KEEP = """\
 for column, values in KEEP.items():
     data = data[data[column].astype("string").str.strip().isin(values)]
 """
-MEASURED = 'rows = pd.DataFrame({"value": pd.to_numeric(data[MEASURE], errors="coerce")})\n'
+MEASURED = 'rows = pd.DataFrame({"value": pd.to_numeric(data[MEASURE], errors="coerce").astype(float)})\n'
 COUNTED = 'rows = pd.DataFrame({"value": 1}, index=data.index)\n'
 SECOND = 'rows["second"] = pd.to_numeric(data[SECOND], errors="coerce")\n'
 DATED = 'rows["when"] = pd.to_datetime(data[DATE], errors="coerce", utc=True).dt.tz_localize(None)\n'
@@ -60,22 +60,23 @@ fact("rows", "len(rows)", "rows")
 fact("total", f'rows["value"].{HOW}()')
 """
 
+# STEP, WHEN and DAY stand for the formats of one grain.
 LINE = """
 # The course over time.
 steps = rows.dropna(subset="when").set_index("when")["value"]
-steps = steps.resample(STEP, closed="left", label="left").agg(HOW).dropna()
+steps = steps.resample("STEP", closed="left", label="left").agg(HOW).dropna()
 ax = plt.subplots(layout="constrained")[1]
 ax.plot(steps.index, steps.to_numpy(), marker="o" if len(steps) < 40 else "")
 ax.set(ylabel=AXIS, ylim=(min(0, 1.1 * steps.min()), None))
 ax.yaxis.set_major_formatter("{x:,.10g}")
 chart(ax, f"{LABEL} by {GRAIN}", f"by_{GRAIN}.png")
-table(steps.rename(AXIS).rename_axis(GRAIN), f"{LABEL} by {GRAIN}", f"by_{GRAIN}.csv", date_format=DAY)
+table(steps.rename(AXIS).rename_axis(GRAIN), f"{LABEL} by {GRAIN}", f"by_{GRAIN}.csv", date_format="DAY")
 for name, code in {"first": "iloc[0]", "last": "iloc[-1]", "peak": "max()", "low": "min()"}.items():
     fact(name, "steps." + code)
 sentences.append(
-    f"{plain(LABEL)} went from {amount('first')} {steps.index[0]:{WHEN}} to {amount('last')} "
-    f"{steps.index[-1]:{WHEN}}; the peak was {steps.idxmax():{WHEN}} ({amount('peak')}), "
-    f"the low {steps.idxmin():{WHEN}} ({amount('low')})."
+    f"{plain(LABEL)} went from {amount('first')} {steps.index[0]:WHEN} to {amount('last')} "
+    f"{steps.index[-1]:WHEN}; the peak was {steps.idxmax():WHEN} ({amount('peak')}), "
+    f"the low {steps.idxmin():WHEN} ({amount('low')})."
 )
 """
 
@@ -91,6 +92,7 @@ bars = bars.reindex([*few, "all others"][: len(by_group)]).dropna()[::-1]
 ax = plt.subplots(layout="constrained")[1]
 drawn = ax.barh(range(len(bars)), bars.to_numpy())
 ax.bar_label(drawn, fmt="{:" + (FORMAT if bars.abs().max() < 1000 else ",.0f") + "}", padding=3)
+ax.grid(visible=False)
 ax.set(xlabel=AXIS, xticks=[], xmargin=0.2, yticks=range(len(bars)), yticklabels=bars.index)
 chart(ax, f"{LABEL} by {BY}", "by_group.png")
 """
@@ -224,3 +226,13 @@ Path("out/answer.md").write_text(answer, encoding="utf-8")
 rows = {{"id": "rows", "value": len(data), "unit": "rows", "code": "len(data)"}}
 Path("out/facts.jsonl").write_text(json.dumps(rows) + "\\n", encoding="utf-8")
 '''
+
+LOOK = """\
+import json
+
+import pandas as pd
+
+{constants}
+data = pd.read_parquet(TABLE, columns=COLUMNS)
+print(json.dumps({{name: sorted(data[name].dropna().astype(str).unique()) for name in COLUMNS}}))
+"""

@@ -135,8 +135,8 @@ def model_settings(chosen: Model) -> str:
 
 
 def keep(raw: bytes, directory: Path, stem: str) -> str:
-    """Write a reply as STEM.eml, as self-contained STEM.html and its attachments beside it; returns its plain text."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Write a reply as STEM.eml, as self-contained STEM.html, and what is attached to STEM/; returns its plain text."""
+    (directory / stem).mkdir(parents=True, exist_ok=True)
     (directory / f"{stem}.eml").write_bytes(raw)
     mail = read(raw)
     html = mail.get_body(("html",))
@@ -144,7 +144,7 @@ def keep(raw: bytes, directory: Path, stem: str) -> str:
         (directory / f"{stem}.html").write_text(_with_images(html.get_content(), mail), encoding="utf-8")
     for part in mail.iter_attachments():
         if isinstance(part, EmailMessage) and part.get_filename():
-            (directory / Path(str(part.get_filename())).name).write_bytes(_data(part))
+            (directory / stem / Path(str(part.get_filename())).name).write_bytes(_data(part))
     text = mail.get_body(("plain",))
     return str(text.get_content()) if text else ""
 

@@ -44,7 +44,7 @@ class Session:
         self._by_uid = False
 
     async def serve(self) -> None:
-        """Answer commands until LOGOUT or the end of the connection."""
+        """Answer commands until LOGOUT or the end of the connection, then close it."""
         self._say(f"* OK [CAPABILITY {CAPABILITIES}] ready")
         try:
             with contextlib.suppress(EOFError, ConnectionError):
@@ -52,6 +52,9 @@ class Session:
                     await self._writer.drain()
         finally:
             self._leave()
+            self._writer.close()
+            with contextlib.suppress(ConnectionError):
+                await self._writer.wait_closed()
 
     async def _command(self) -> bytes:
         command = line = await self._line()
@@ -75,10 +78,11 @@ class Session:
 
     async def _obey(self, command: bytes) -> bool:
         """Run one command; False when it was the last."""
-        tag, name = "*", ""
+        name, tag = "", command.split(b" ")[0].decode("latin-1")
+        tag = tag if re.fullmatch(r"[\w.]+", tag, re.ASCII) else "*"
         try:
-            tokens = parse(command)
-            tag, name = text(tokens.pop(0)), text(tokens.pop(0)).upper()
+            tokens = parse(command)[1:]
+            name = text(tokens.pop(0)).upper()
             self._by_uid = name == "UID"
             if self._by_uid:
                 name = text(tokens.pop(0)).upper()

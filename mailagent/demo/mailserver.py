@@ -1,7 +1,6 @@
 """A mail server on loopback, in this process and in memory: IMAP and SMTP, so that a newcomer needs no account."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Mapping
 from types import TracebackType
@@ -30,7 +29,7 @@ class MailServer:
         self._receiver = Receiver(self._accounts, self.faults, authserv_id)
         self._hostname = authserv_id
         self._servers: list[asyncio.Server] = []
-        self._sessions: set[asyncio.Task[None]] = set()
+        self._sessions: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._connections: set[Connection] = set()
 
     async def __aenter__(self) -> Self:
@@ -56,11 +55,11 @@ class MailServer:
         """Stop listening and cut every connection."""
         for server in self._servers:
             server.close()
-        for session in self._sessions:
-            session.cancel()
+        for writer in self._sessions.values():
+            writer.transport.abort()
         for connection in self._connections:
             connection.cut()
-        await asyncio.gather(*self._sessions, *(c.over for c in self._connections), return_exceptions=True)
+        await asyncio.gather(*self._sessions, *(connection.over for connection in self._connections))
         for server in self._servers:
             await server.wait_closed()
         self._servers = []
@@ -74,17 +73,10 @@ class MailServer:
         """A fault, for tests: the folder's UIDVALIDITY changes, and who has it open is told to go."""
         self._accounts[address].folders[folder].renumber()
 
-    async def _serve_imap(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        session = asyncio.current_task()
-        assert session is not None  # noqa: S101
-        self._sessions.add(session)
-        try:
-            await Session(self._accounts, self.faults, reader, writer).serve()
-        finally:
-            self._sessions.discard(session)
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+    def _serve_imap(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        session = asyncio.create_task(Session(self._accounts, self.faults, reader, writer).serve())
+        self._sessions[session] = writer
+        session.add_done_callback(self._sessions.pop)
 
     def _serve_smtp(self) -> Connection:
         connection = Connection(self._receiver, self._hostname)

@@ -16,11 +16,15 @@ from mailagent.demo.words import (
     MEASURES,
     MONEY,
     NOT_SUMMED,
+    OVER_TIME,
     RELATION,
     SPREAD,
     TIME,
     UNITS,
 )
+
+LISTED = 200
+"""Columns with more distinct values are not looked through for names in a question."""
 
 FEW = 60
 """More distinct values than this make no grouping, unless the question names the column."""
@@ -58,11 +62,8 @@ class Heard:
     grain: str
     words: frozenset[str]
     counts: bool
-
-    @property
-    def time(self) -> bool:
-        """True when the question is about a course in time."""
-        return bool(self.dates or self.grain or self.words & TIME)
+    time: bool
+    """The question is about a course in time."""
 
     @property
     def shape(self) -> bool:
@@ -100,18 +101,37 @@ def hear(table: Table, text: str) -> Heard:
     groups = [
         column for column, before in named if _grouping(column, before, table) and len(keep.get(column.name, ())) != 1
     ]
+    dates = tuple(c for c, _ in named if c.kind in DATES)
+    rest = text  # a column named "year" asks for itself, not for a course in time
+    for column, _ in named:
+        rest = rest.replace(spoken(column.name), " ") if column.kind not in DATES else rest
+    grain = next((GRAINS[grain] for grain in GRAINS if f" {grain} " in rest), "")
+    words = frozenset(text.split())
     return Heard(
         measures=tuple(c for c, _ in named if c.kind in NUMBERS and c not in groups and not _is_label(c)),
-        groups=(
-            *groups,
-            *(columns[name] for name, values in keep.items() if len(values) > 1 and columns[name] not in groups),
-        ),
-        dates=tuple(c for c, _ in named if c.kind in DATES),
+        groups=(*groups, *(columns[name] for name in keep if len(keep[name]) > 1 and columns[name] not in groups)),
+        dates=dates,
         keep=keep,
-        grain=next((GRAINS[grain] for grain in GRAINS if f" {grain} " in text), ""),
-        words=frozenset(text.split()),
-        counts=any(words in text for words in COUNTS),
+        grain=grain,
+        words=words,
+        counts=any(phrase in text for phrase in COUNTS),
+        time=bool(dates or grain or TIME & set(rest.split()) or OVER_TIME in rest),
     )
+
+
+def strangers(text: str, table: Table) -> list[str]:
+    """The names in a question (capitals inside a sentence, words behind "only") that the table does not know."""
+    found = re.findall(r"\w,? ([A-Z]\w+)|\b(?:only|just) (?:the |for )*(\w+)", text)
+    known = {word for phrase, _ in [*_phrases(table), *_values(table)] for word in phrase.split()} | set(UNITS)
+    names = dict.fromkeys(name for pair in found for name in pair if name)
+    return [name for name in names if not set(spoken(name).split()) <= known]
+
+
+def unlisted(text: str, table: Table) -> list[str]:
+    """The text columns that may hold a stranger of the question, since the profile lists their values in part only."""
+    if not strangers(text, table):
+        return []
+    return [c.name for c in table.of("text") if len(c.values) < c.distinct <= LISTED]
 
 
 def _phrases(table: Table) -> list[tuple[str, tuple[str, str]]]:

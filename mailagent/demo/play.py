@@ -2,6 +2,7 @@
 
 import asyncio
 import imaplib
+import itertools
 import json
 import smtplib
 import socket
@@ -112,8 +113,8 @@ def _own_words(mail: EmailMessage) -> str:
     body = mail.get_body(("plain",))
     lines = str(body.get_content()).splitlines() if body else []
     files = [part.get_filename() or "" for part in mail.iter_attachments()]
-    own = "\n".join(line for line in lines if not line.startswith(">")).strip()
-    return own + (f"\n\n[attached: {', '.join(files)}]" if files else "")
+    own = itertools.takewhile(lambda line: not line.startswith(("On ", ">")), lines)
+    return "\n".join(own).strip() + (f"\n\n[attached: {', '.join(files)}]" if files else "")
 
 
 def _send(port: int, mail: EmailMessage) -> None:

@@ -29,11 +29,13 @@ class Column:
     nulls: int
     distinct: int
     summary: str
+    looked_up: tuple[str, ...] = ()
 
     @property
     def values(self) -> tuple[str, ...]:
-        """The values that the summary names, most frequent first; none for numbers and dates."""
-        return tuple(_VALUE.findall(self.summary)) if self.kind in WORDS else ()
+        """The values that were looked up, else those that the summary names; none for numbers and dates."""
+        listed = _VALUE.findall(self.summary) if self.kind in WORDS else []
+        return self.looked_up or tuple(value for value in listed if not value.endswith("…"))
 
     @property
     def span(self) -> tuple[date, date] | None:

@@ -3,22 +3,25 @@
 import re
 from collections.abc import Sequence
 
-from mailagent.demo.plan import Plan
+from mailagent.demo.plan import Plan, strangers
 from mailagent.demo.reading import Table
-from mailagent.demo.script import HOWS, named, scope
+from mailagent.demo.script import named, overall_name, scope
 
 MAX_NOTES = 4
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 
-def remarks(plan: Plan, tables: Sequence[Table], earlier: Plan | None) -> list[str]:
-    """Lines of Markdown, each a sentence; what comes from the mail or the data is escaped."""
+def remarks(plan: Plan, text: str, tables: Sequence[Table], earlier: Plan | None) -> list[str]:
+    """What to say of this plan for a mail's text: lines of Markdown, each a sentence; what comes from the mail or the
+    data is escaped."""
     table = next(each for each in tables if each.parquet == plan.table)
+    unknown = strangers(text, table)[:MAX_NOTES]
     others = [named(each.name) for each in tables if each is not table]
     return [
         *([f"Builds on your earlier question “{_quoted(earlier.question)}”."] if earlier else []),
         f"Read as: {plain(reading(plan))}.",
         *([] if plan.understood else [_overview(earlier)]),
+        *([f"Not found in the table: {plain(', '.join(unknown))}."] if unknown else []),
         *(f"Left out: {plain(_dropped(each))}." for each in table.dropped),
         *(f"{plain(_line(each, 200).rstrip('.'))}." for each in table.notes[:MAX_NOTES]),
         *([f"Not used: {plain(', '.join(others))}."] if others else []),
@@ -27,14 +30,14 @@ def remarks(plan: Plan, tables: Sequence[Table], earlier: Plan | None) -> list[s
 
 def reading(plan: Plan) -> str:
     """The plan in words: "total revenue by month and by region, only South"."""
-    measure = f"{HOWS[plan.how][1].lower()}{named(plan.measure)}" if plan.measure else "number of rows"
+    measure = overall_name(plan)
     if "scatter" in plan.charts:
         return f"{named(plan.measure or '')} against {named(plan.second or '')}{scope(plan)}"
     if "histogram" in plan.charts:
         return f"distribution of {named(plan.measure or '')}{scope(plan)}"
     by = [plan.grain] if "line" in plan.charts else []
     by += [named(plan.group)] if plan.group else []
-    return measure + " and".join(f" by {each}" for each in by) + scope(plan)
+    return measure[:1].lower() + measure[1:] + " and".join(f" by {each}" for each in by) + scope(plan)
 
 
 def plain(text: str) -> str:

@@ -1,6 +1,7 @@
 """The analysis.py that the stand-in model writes: fixed blocks of Python below constants that hold what is foreign."""
 
 import ast
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -47,7 +48,9 @@ def write(plan: Plan, notes: Sequence[str], *, blanks: bool = False, copies: boo
 
 
 def _body(plan: Plan, summed: bool) -> list[str]:
-    chosen = {"line": blocks.LINE, "scatter": blocks.SCATTER, "histogram": blocks.HISTOGRAM, "bar": ""}
+    step, when, day = STEPS[plan.grain]
+    line = blocks.LINE.replace("STEP", step).replace("WHEN", when).replace("DAY", day)
+    chosen = {"line": line, "scatter": blocks.SCATTER, "histogram": blocks.HISTOGRAM, "bar": ""}
     body = [chosen[kind] for kind in plan.charts]
     if plan.group:
         bar = blocks.BAR * ("bar" in plan.charts)
@@ -72,6 +75,20 @@ def totals(plan: Plan) -> str:
     return blocks.TOTALS.format(constants=_constants({"table": plan.table}))
 
 
+def look(table: str, columns: Sequence[str]) -> str:
+    """A script that prints the values of these columns, as the JSON that `values` reads."""
+    return blocks.LOOK.format(constants=_constants({"table": table, "columns": list(columns)}))
+
+
+def values(printed: str) -> Mapping[str, tuple[str, ...]]:
+    """Column -> values, as a `look` printed them; nothing when it printed something else."""
+    try:
+        found = json.loads(printed)
+    except ValueError:
+        return {}
+    return {name: tuple(map(str, each)) for name, each in found.items()} if isinstance(found, dict) else {}
+
+
 def read(script: str) -> Plan | None:
     """The plan that `write` put into this script; None when it is no such script."""
     names = {each.name.upper(): each.name for each in fields(Plan)}
@@ -93,19 +110,22 @@ def _stated(plan: Plan) -> Mapping[str, Any]:
 
 
 def _labels(plan: Plan) -> Mapping[str, str]:
-    before, overall = HOWS[plan.how]
-    name = named(plan.measure) if plan.measure else "number of rows"
-    label = f"{before}{name}"
-    step, when, day = STEPS[plan.grain]
+    label = HOWS[plan.how][0] + (named(plan.measure) if plan.measure else "number of rows")
     return {
         "label": label[:1].upper() + label[1:],
         "axis": f"{label} ({plan.unit})" if plan.unit else label,
-        "overall": f"{overall}{name}" if plan.measure else "Number of rows",
+        "overall": overall_name(plan),
         "scope": scope(plan),
         **({"by": named(plan.group)} if plan.group else {}),
         **({"across": named(plan.second)} if plan.second else {}),
-        **({"step": step, "when": when, "day": day} if "line" in plan.charts else {}),
     }
+
+
+def overall_name(plan: Plan) -> str:
+    """What the figure for all rows is called: "Total revenue", but never "Total total"."""
+    name = named(plan.measure) if plan.measure else "Number of rows"
+    before = HOWS[plan.how][1] if plan.measure else ""
+    return name if name.casefold().startswith(before.casefold()) else before + name
 
 
 def scope(plan: Plan) -> str:

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mailagent.demo import script
-from mailagent.demo.plan import Plan, choose
+from mailagent.demo.plan import Plan, choose, unlisted
 from mailagent.demo.reading import Request, Table, read
 from mailagent.demo.remarks import remarks
 
@@ -14,6 +14,8 @@ Block = Mapping[str, Any]
 
 PATH = "out/analysis.py"
 RUN = f"python3 {PATH}"
+WRITE = f"mkdir -p out && cat > {PATH}"
+LOOK = "python3 -"
 NO_MAIL = "There is no mail in this request. I am fixed rules, no AI: I answer mails that come with a table."
 NO_TABLE = (
     "I found no table that can be read in this mail. Please send the data as a CSV, XLSX or Parquet file, with the "
@@ -34,6 +36,7 @@ class Call:
     tool: str
     text: str
     failed: bool
+    result: str = ""
 
 
 @dataclass(slots=True)
@@ -55,7 +58,7 @@ def next_step(body: Mapping[str, Any]) -> list[Block]:
     turns = _turns(body["messages"])
     if not turns:
         return [_say(NO_MAIL)]
-    tables = tuple({table.parquet: table for turn in turns for table in turn.request.tables}.values())
+    tables = _tables(turns)
     if not tables:
         return [_say(NO_TABLE)]
     tools = {str(tool.get("name")) for tool in body.get("tools") or []}
@@ -66,31 +69,51 @@ def next_step(body: Mapping[str, Any]) -> list[Block]:
 
 def _act(turns: Sequence[Turn], tables: Sequence[Table], workspace: str) -> Block:
     calls = turns[-1].calls
-    failures = sum(call.failed for call in calls if call.tool == "" or call.text == RUN)
-    last = calls[-1] if calls else None
-    if last is None or (last.failed and failures == 1 and (last.tool == "" or last.text == RUN)):
+    last = calls[-1] if calls else Call("", "", failed=False)
+    failures = sum(call.failed for call in calls if _ends(call))
+    if not calls and (look := _look(turns, tables)):
+        return _bash(_here(LOOK, look), "Look up the values that the question may name")
+    if not calls or last.text.startswith(f"{LOOK} ") or (last.failed and failures == 1 and _ends(last)):
         return _write(_script(turns, tables, simple=failures > 0), workspace)
-    if last.tool == "" or last.text == RUN:
-        return _say(DONE if not last.failed else GIVEN_UP)
+    if _ends(last):
+        return _say(GIVEN_UP if last.failed else DONE)
     if not last.failed:
         return _bash(RUN, "Run the analysis")
     return _write(last.text, "") if last.tool == "Write" else _say(GIVEN_UP)
 
 
+def _ends(call: Call) -> bool:
+    """The script ran, or its answer met with an objection."""
+    return call.tool == "" or call.text == RUN
+
+
+def _earlier(turns: Sequence[Turn]) -> list[tuple[int, Plan]]:
+    """The turns answered before this one, by number, and what was planned in them."""
+    return [(turn.request.turn, plan) for turn in turns[:-1] if (plan := turn.plan)]
+
+
+def _choose(turns: Sequence[Turn], tables: Sequence[Table]) -> tuple[Plan, Table]:
+    before = _earlier(turns)
+    plan = choose([turn.request for turn in turns], tables, before[-1][1] if before else None)
+    return plan, next(table for table in tables if table.parquet == plan.table)
+
+
+def _look(turns: Sequence[Turn], tables: Sequence[Table]) -> str:
+    plan, table = _choose(turns, tables)
+    columns = unlisted(turns[-1].request.text, table)
+    return script.look(plan.table, columns) if columns else ""
+
+
 def _script(turns: Sequence[Turn], tables: Sequence[Table], *, simple: bool) -> str:
-    before = [(turn.request.turn, plan) for turn in turns[:-1] if (plan := turn.plan)]
-    earlier = before[-1][1] if before else None
-    plan = choose([turn.request for turn in turns], tables, earlier)
+    plan, table = _choose(turns, tables)
     if simple:
         return script.totals(plan)
-    if earlier and earlier.table != plan.table:
-        earlier = None
-    first = before[0] if before else (0, None)
-    comparable = first[1] and (first[1].table, first[1].measure, first[1].how) == (plan.table, plan.measure, plan.how)
-    table = next(each for each in tables if each.parquet == plan.table)
+    same = [(number, each) for number, each in _earlier(turns) if each.table == plan.table]
+    first, last = (same[0], same[-1][1]) if same else ((0, plan), None)
+    comparable = last and (first[1].measure, first[1].how) == (plan.measure, plan.how)
     return script.write(
         plan,
-        remarks(plan, tables, earlier),
+        remarks(plan, turns[-1].request.text, tables, last),
         blanks=any(column.nulls for column in table.columns if column.name == plan.measure),
         copies=bool(table.copies),
         earlier=f"work/earlier/{first[0]}/facts.jsonl" if comparable else "",
@@ -109,19 +132,24 @@ def _write(content: str, workspace: str) -> Block:
     """Through the Write tool, which wants an absolute path; through the shell when that is not known or was refused."""
     if workspace:
         return {"type": "tool_use", "name": "Write", "input": {"file_path": f"{workspace}/{PATH}", "content": content}}
-    mark = "END_OF_ANALYSIS"
-    while f"\n{mark}\n" in f"\n{content}":
+    return _bash(_here(WRITE, content), "Write the analysis")
+
+
+def _here(command: str, text: str) -> str:
+    """The command with the text as its input."""
+    mark = "END"
+    while f"\n{mark}\n" in f"\n{text}":
         mark += "_"
-    return _bash(f"mkdir -p out && cat > {PATH} <<'{mark}'\n{content}{mark}\n", "Write the analysis")
+    return f"{command} <<'{mark}'\n{text}{mark}\n"
 
 
 def _wrote(call: Call) -> bool:
-    return call.tool == "Bash" and call.text.startswith("mkdir -p out && cat > ")
+    return call.tool == "Bash" and call.text.startswith(WRITE)
 
 
 def _unwrapped(text: str) -> str:
     """The script inside the shell command that writes it, or the script itself."""
-    if not text.startswith("mkdir -p out && cat > "):
+    if not text.startswith(WRITE):
         return text
     return text.partition("\n")[2].rstrip("\n").rpartition("\n")[0] + "\n"
 
@@ -173,11 +201,22 @@ def _take(text: str, turns: list[Turn], answered: bool) -> bool:
 
 
 def _call(block: Block, results: Mapping[Any, Block]) -> Call:
-    given = block.get("input") or {}
-    result = results.get(block.get("id"), {})
-    return Call(
-        str(block.get("name")), str(given.get("content") or given.get("command") or ""), bool(result.get("is_error"))
-    )
+    given, result = block.get("input") or {}, results.get(block.get("id"), {})
+    text = str(given.get("content") or given.get("command") or "")
+    printed = "\n".join(_texts(result.get("content")))
+    return Call(str(block.get("name")), text, bool(result.get("is_error")), printed)
+
+
+def _tables(turns: Sequence[Turn]) -> tuple[Table, ...]:
+    """The tables of the conversation, the newest profile of each, with all values that were looked up."""
+    tables = {table.parquet: table for turn in turns for table in turn.request.tables}
+    for call in (call for turn in turns for call in turn.calls if call.text.startswith(f"{LOOK} ")):
+        found = script.values(call.result)
+        for table in tables.values():
+            if repr(table.parquet) in call.text:
+                columns = tuple(replace(c, looked_up=found.get(c.name, c.looked_up)) for c in table.columns)
+                tables[table.parquet] = replace(table, columns=columns)
+    return tuple(tables.values())
 
 
 def _blocks(message: Mapping[str, Any]) -> Iterator[Block]:

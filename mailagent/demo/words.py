@@ -37,7 +37,7 @@ TIME = frozenset(
 GRAINS = {
     **dict.fromkeys(("by day", "per day", "each day", "every day", "daily"), "day"),
     **dict.fromkeys(("week", "weekly"), "week"),
-    **dict.fromkeys(("month", "monthly", "over time"), "month"),
+    **dict.fromkeys(("month", "monthly"), "month"),
     **dict.fromkeys(("quarter", "quarterly"), "quarter"),
     **dict.fromkeys(("by year", "per year", "each year", "every year", "yearly", "annual"), "year"),
 }
@@ -46,6 +46,7 @@ EXTREMES = {
     **dict.fromkeys(("maximum", "max", "highest", "largest", "biggest"), "max"),
     **dict.fromkeys(("minimum", "min", "lowest", "smallest"), "min"),
 }
+OVER_TIME = " over time "
 COUNTS = (" how many ", " number of ", " count ")
 SPREAD = frozenset(_words("distribution distributed histogram spread"))
 RELATION = frozenset(_words("relation relationship related correlation correlate correlated depend scatter versus vs"))

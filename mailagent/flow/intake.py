@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mailagent.core.errors import PermanentError, TemporaryError
@@ -32,13 +32,16 @@ class Intake:
     start: str
     poll_seconds: float
 
-    async def run(self) -> None:
+    async def run(self, ready: Callable[[], None]) -> None:
         """Watch the mailbox for ever; when it or the store is away, connect again after a while. Nothing is lost by
-        that and nothing is taken twice: the cursor in the store says what was taken over."""
+        that and nothing is taken twice: the cursor in the store says what was taken over. `ready` is called when
+        the mailbox is open and its cursor stands: whatever arrives from then on is answered."""
         delay = 1.0
         while True:
             try:
                 mailbox = await self.inbox.open()
+                await self._cursor(mailbox)
+                ready()
                 while True:
                     await self.take_new(mailbox)
                     delay = 1.0

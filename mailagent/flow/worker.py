@@ -12,7 +12,8 @@ from mailagent.ports import Claim, Jobs, Lane
 
 log = logging.getLogger(__name__)
 
-CLAIM_SECONDS = 5.0
+CLAIM_SECONDS = 1.0
+"""How long one claim waits: also how long a stop may take that finds nothing at work."""
 STORE_AWAY_SECONDS = 2.0
 MAX_DELAY_SECONDS = 3600.0
 

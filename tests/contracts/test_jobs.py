@@ -235,10 +235,10 @@ async def test_a_lease_that_was_given_back_is_lost(jobs: Jobs) -> None:
 
 
 async def test_a_renewed_lease_is_kept(hire: Hire) -> None:
-    slow, other = hire("slow", 0.3), hire("other", 0.3)
+    slow, other = hire("slow", 0.8), hire("other", 0.8)
     await slow.accept(a_job(), None)
     claim = await claimed(slow)
-    rival = asyncio.create_task(other.claim("turns", 1.0))
+    rival = asyncio.create_task(other.claim("turns", 1.7))
     while not rival.done():
         await slow.renew(claim)
         await asyncio.wait([rival], timeout=0.05)

@@ -16,13 +16,16 @@ from pathlib import Path
 import pytest
 
 PASSWORD = "secret"
+HOST = "127.0.0.1"
+OLD_HOST = "127.0.0.2"
+"""The same server without extensions: no MOVE, no IDLE, no SPECIAL-USE; its certificate is not for this name."""
 
 CONFIG = """
 base_dir = {dir}/run
 state_dir = {dir}/run
 log_path = /dev/stderr
 protocols = imap
-listen = 127.0.0.1
+listen = {host}, {old_host}
 ssl = yes
 ssl_cert = <{cert}
 ssl_key = <{key}
@@ -61,6 +64,11 @@ service imap-login {{
   inet_listener imaps {{
     port = {imaps_port}
     ssl = yes
+  }}
+}}
+local {old_host} {{
+  protocol imap {{
+    imap_capability = IMAP4rev1 UIDPLUS
   }}
 }}
 service stats {{
@@ -107,7 +115,16 @@ def dovecot() -> Iterator[Dovecot]:
         cert, key = certificate(directory, "dovecot")
         config = directory / "dovecot.conf"
         config.write_text(
-            CONFIG.format(dir=name, cert=cert, key=key, password=PASSWORD, imap_port=imap_port, imaps_port=imaps_port)
+            CONFIG.format(
+                dir=name,
+                cert=cert,
+                key=key,
+                password=PASSWORD,
+                host=HOST,
+                old_host=OLD_HOST,
+                imap_port=imap_port,
+                imaps_port=imaps_port,
+            )
         )
         # Dovecot wants users that have names, which that of a test may not have: to it, we are nobody.
         command = ["unshare", "--user", "--map-user=65534", "--map-group=65534", program, "-F", "-c", str(config)]

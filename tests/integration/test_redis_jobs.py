@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from mailagent.adapters.redis import RedisJobs, connect
-from mailagent.core.errors import ConfigError, TemporaryError
+from mailagent.core.errors import ConfigError, LeaseLostError, TemporaryError
 from mailagent.core.job import Dead
 from mailagent.core.values import ThreadId
 from mailagent.ports import CursorMove, Jobs
@@ -131,6 +131,19 @@ async def test_surplus_announcements_do_not_stay(client: Redis) -> None:
             assert await jobs.claim("turns", 0.01) is None
 
 
+async def test_an_announcement_that_nobody_will_ever_get_is_none(client: Redis, jobs: Jobs) -> None:
+    """A torn log may bring back an entry that the group takes for delivered and acknowledged."""
+    await jobs.accept(a_job(), None)
+    claim = await jobs.claim("turns", 0)
+    assert claim
+    await client.xack(READY, "workers", claim.entry)
+    await client.delete("{ma}:lease:turns:t1")
+    assert await jobs.claim("turns", 0) is None
+    assert await jobs.repair() == 1
+    assert await done(jobs) == ["j1"]
+    assert await client.xlen(READY) == 0
+
+
 async def test_a_list_that_a_torn_log_brought_back_is_not_believed(client: Redis, jobs: Jobs) -> None:
     """The first writes of a script may survive alone: a job in a list, its record missing or already elsewhere."""
     await jobs.accept(a_job("j1"), None)
@@ -146,6 +159,31 @@ async def test_a_list_that_a_torn_log_brought_back_is_not_believed(client: Redis
     claim = await jobs.claim("delivery", 0)
     assert claim
     assert claim.job.id == "j2"
+
+
+async def test_a_lease_given_before_a_loss_is_no_lease_after_it(client: Redis) -> None:
+    """Two processes of one name, the second started after the data of the first was lost: their tokens must differ."""
+    before, after = on(client, "same-name"), on(client, "same-name")
+    await before.accept(a_job(), None)
+    lost = await before.claim("turns", 0)
+    assert lost
+    await client.flushall()
+    await after.accept(a_job(), None)
+    assert await after.claim("turns", 0)
+    with pytest.raises(LeaseLostError):
+        await before.save(lost, lost.job)
+
+
+async def test_the_announcement_is_renewed_with_the_lease(client: Redis) -> None:
+    """Otherwise every waiting worker would take it over, find the lease, and try again, for as long as a turn lasts."""
+    jobs = on(client)
+    await jobs.accept(a_job(), None)
+    claim = await jobs.claim("turns", 0)
+    assert claim
+    await client.xclaim(READY, "workers", "another", 0, [claim.entry], idle=3_600_000, justid=True)
+    await jobs.renew(claim)
+    assert await client.xpending_range(READY, "workers", "-", "+", 1, idle=1_800_000) == []
+    assert len(await client.xpending_range(READY, "workers", "-", "+", 1)) == 1
 
 
 # Forgetting
@@ -183,15 +221,17 @@ async def test_the_janitor_forgets_workers_of_long_ago(
     client: Redis, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mailagent.adapters.redis._CONSUMER_IDLE", 0.0)
-    assert await on(client, "gone").claim("turns", 0) is None
+    await jobs.accept(a_job("j0"), None)
+    assert await done(on(client, "gone")) == ["j0"]
     await jobs.accept(a_job("j1"), None)
     claim = await jobs.claim("turns", 0)
     assert claim
     async with asyncio.timeout(20):
-        while len(await client.xinfo_consumers(READY, "workers")) > 1:
-            await jobs.repair()
-    await jobs.renew(claim)
-    assert len(await client.xpending_range(READY, "workers", "-", "+", 10)) == 1
+        while any(worker["idle"] < 5 for worker in await client.xinfo_consumers(READY, "workers")):
+            await jobs.find("j1")
+    assert await jobs.repair() == 0
+    (worker,) = await client.xinfo_consumers(READY, "workers")
+    assert worker["pending"] == 1
 
 
 async def test_the_janitor_forgets_dead_jobs_of_long_ago(client: Redis, jobs: Jobs) -> None:

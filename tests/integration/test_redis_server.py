@@ -86,20 +86,21 @@ async def test_a_stop_ends_it_and_keeps_the_data(server: PrivateRedis) -> None:
 
 
 async def test_it_is_ready_when_all_is_loaded(server: PrivateRedis, short_path: Path) -> None:
+    """Redis says LOADING to those who ask after each 1024 commands that it reads back."""
     await server.start()
-    async with Redis.from_url(server.url) as client:
-        for number in range(50):
-            await client.set(f"key-{number}", "x" * 1000)
+    async with Redis.from_url(server.url) as client, client.pipeline(transaction=False) as writes:
+        for number in range(16_000):
+            writes.set(f"key-{number}", "x")
+        await writes.execute()
     await server.stop()
-    slow = "--key-load-delay 10000 --loading-process-events-interval-bytes 1024"
-    program = a_program(
-        short_path / "slow-redis", f'[ "$1" = --version ] || slow="{slow}"; exec redis-server "$@" $slow'
-    )
+    slow = '[ "$1" = --version ] || slow="--key-load-delay 50"; exec redis-server "$@" $slow'
+    program = a_program(short_path / "slow-redis", slow)
     slow_server = PrivateRedis(short_path / "state", short_path / "run", program)
     await slow_server.start()
     try:
-        async with Redis.from_url(server.url) as client:
-            assert await client.dbsize() == 50
+        client, _ = await connect(server.url)
+        async with client:
+            assert await client.dbsize() == 16_000
     finally:
         await slow_server.stop()
 

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markdown_it.token import Token
 from selectolax.lexbor import LexborHTMLParser
 
-from mailagent.core.enclosures import MAX_BYTES, MAX_FILES
+from mailagent.core.answer import read_answer, to_html
+from mailagent.core.enclosures import MAX_BYTES, MAX_FILES, Enclosures
 from mailagent.core.errors import ConfigError
 from mailagent.core.plain import file_name, one_line
 from mailagent.core.render import MAX_HTML, Style, render, standalone
@@ -188,8 +190,8 @@ def test_what_is_no_sound_png_is_missing_and_said_so(data: bytes) -> None:
     reply = reply_to("![Sales <b>up</b>](charts/a.png)", {"charts/a.png": data})
     assert_harmless(reply)
     assert reply.images == ()
-    assert "Sales <b>up</b> (chart missing)" in reply.text
-    assert "Sales &lt;b&gt;up&lt;/b&gt; (chart missing)" in reply.html
+    assert "Sales ‹b›up‹/b› (chart missing)" in reply.text
+    assert "Sales ‹b›up‹/b› (chart missing)" in reply.html
 
 
 @pytest.mark.parametrize(
@@ -218,6 +220,22 @@ def test_no_picture_but_those_of_the_folder(source: str) -> None:
 def test_names_with_spaces_and_umlauts_are_found() -> None:
     reply = reply_to("![a](<out/charts/größe 1.png>)", {"charts/größe 1.png": png()})
     assert len(reply.images) == 1
+
+
+def test_an_alt_text_is_no_tag() -> None:
+    reply = reply_to('![<script> "x](a.png)', {"a.png": png()})
+    assert_harmless(reply)
+    assert LexborHTMLParser(reply.html).css("img")[0].attributes["alt"] == '‹script› "x'
+
+
+def test_the_last_wall_lets_only_attached_pictures_through() -> None:
+    """Markdown cannot say this; should anything ever get as far, it ends here."""
+    raw = (
+        '<img src="https://t.test/p.png"><img src="cid:other"><img src="//t.test"><script>1</script>'
+        '<p style="color:red" onclick="x"><a href="javascript:1">a</a><a href="/b">b</a><iframe src="https://t.test"></iframe>'
+    )
+    clean = to_html([Token("html_block", "", 0, content=raw)], rows=0)
+    assert clean.replace(' rel="noopener noreferrer"', "") == "<img><img><img><p><a>a</a><a>b</a></p>"
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -338,6 +356,23 @@ def test_a_table_is_shown_once() -> None:
     reply = reply_to("[T](x.csv)\n\n[T](x.csv)", {"x.csv": b"a,b\n1,2\n"})
     assert len(LexborHTMLParser(reply.html).css("table.data")) == 1
     assert "T (x.csv, attached)" in reply.text
+
+
+def test_only_a_few_tables_are_shown() -> None:
+    names = [f"t{number}.csv" for number in range(30)]
+    reply = reply_to("\n\n".join(f"[T]({name})" for name in names), dict.fromkeys(names, b"a,b\n1,2\n"))
+    assert_harmless(reply)
+    assert len(LexborHTMLParser(reply.html).css("table.data")) == MAX_FILES
+    assert reply.text.count("(file left out)") == 20
+
+
+def test_a_table_too_large_to_go_along_is_shown_all_the_same() -> None:
+    data = b"a,b\n" + b"1,2\n" * 1_700_000
+    reply = reply_to("[T](x.csv)", {"x.csv": data})
+    assert_harmless(reply)
+    assert reply.attachments == ()
+    assert "20 of 1,700,000 rows; the file is left out" in reply.text
+    assert "Left out: x.csv (6.8 MB" in reply.text
 
 
 def test_other_tables_are_attached_only() -> None:
@@ -712,6 +747,20 @@ def test_the_page_keeps_its_size(answer: str) -> None:
     reply = reply_to(answer, {"tables/x.csv": b"a,b\n" + b"1,2\n" * 50, "charts/a.png": png()})
     assert_harmless(reply)
     assert "Too long for a mail" in reply.text + reply.html or "tables" in answer or len(reply.text) < 45_000
+
+
+def test_few_bytes_do_not_make_millions_of_cells() -> None:
+    answer = "|a" * 300 + "|\n" + "|-" * 300 + "|\n" + "|x\n" * 600
+    assert len(read_answer(answer, Enclosures(()))) < 10
+
+
+def test_emphasis_is_not_nested_for_ever() -> None:
+    page = reply_to("*a **b " * 500 + "b** a*" * 500).html
+    depth, deepest = 0, 0
+    for tag in re.findall(r"<(/?)(?:em|strong)>", page):
+        depth += -1 if tag else 1
+        deepest = max(deepest, depth)
+    assert (depth, deepest) == (0, 16)
 
 
 def test_an_answer_too_long_goes_along_whole() -> None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["duckdb>=1.5,<2", "pyarrow", "python-calamine", "charset-normalizer"]
+# dependencies = ["duckdb>=1.5,<2", "python-calamine", "charset-normalizer"]
 # ///
 """Reads every file in in/ into work/tables/*.parquet and says in work/profile.md what is in them.
 
@@ -35,7 +35,7 @@ VERSION = 1
 FILE_SECONDS = 240
 MEMORY_BYTES = 6 << 30
 MAX_TABLES = 40
-PACKAGES = {"duckdb": "duckdb<2", "pyarrow": "pyarrow", "python_calamine": "python-calamine"}
+PACKAGES = {"duckdb": "duckdb<2", "python_calamine": "python-calamine"}
 
 Entry = dict[str, Any]
 
@@ -54,7 +54,7 @@ def main() -> int:
         return 3
     if arguments.one:
         return read_one(arguments.one, arguments.work)
-    print(json.dumps(profile(arguments.given, arguments.work), ensure_ascii=False))
+    print(json.dumps(profile(arguments.given, arguments.work)))
     return 0
 
 
@@ -113,7 +113,8 @@ def _read(path: Path, work: Path) -> Entry:
     if done.returncode:
         print(f"{path.name}: exit {done.returncode}: {done.stderr.decode(errors='replace')[-2000:]}", file=sys.stderr)
         return {"unreadable": "could not be read: it is damaged or too large", "scratch": str(scratch)}
-    return json.loads(done.stdout) | {"scratch": str(scratch)}
+    answer: Entry = json.loads(done.stdout)
+    return answer | {"scratch": str(scratch)}
 
 
 def read_one(path: Path, scratch: Path) -> int:
@@ -134,7 +135,9 @@ def _limit_memory() -> None:
         import resource
     except ImportError:  # Windows
         return
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [limit for limit in (MEMORY_BYTES, soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
 
 
 def _name(entries: list[Entry], tables: Path) -> None:
@@ -177,7 +180,8 @@ def _forget(entries: list[Entry], tables: Path) -> None:
 
 
 def _profile(entries: list[Entry], given: Path, tables: Path) -> str:
-    parts, refused = [], []
+    parts: list[str] = []
+    refused: list[str] = []
     for entry in entries:
         source = f"{given.as_posix()}/{entry['file']}"
         for table in entry["tables"]:

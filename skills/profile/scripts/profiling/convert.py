@@ -8,7 +8,7 @@ import duckdb
 
 from profiling.kinds import Hints, Kind, Type, decide, hints, is_value
 from profiling.quoting import literal
-from profiling.sources import Raw
+from profiling.raw import Raw
 
 SAMPLE_ROWS = 5_000
 SAMPLE_CELLS = 400_000
@@ -19,8 +19,15 @@ _WORDS = (
     "total|totals|totale|totaux|totaal|sum|sums|somme|suma|summe|gesamt|gesamtsumme|gesamtergebnis|insgesamt|"
     "average|mean|mittelwert|durchschnitt|moyenne"
 )
-TOTAL = re.compile(rf"(?i:(?:grand|overall|net|general)?\W*(?:{_WORDS})(?:\W+(?:general|général))?)\b[^a-zäöüß]{{0,20}}")
+TOTAL = re.compile(
+    rf"(?i:(?:grand|overall|net|general)?\W*(?:{_WORDS})(?:\W+(?:general|général))?)\b[^a-zäöüß]{{0,20}}"
+)
 """A cell that labels a row of totals: "Total", "Grand total:", "Summe 2025 EUR"; not "Total loss"."""
+
+REMARK = re.compile(
+    r"(?i:source|note|notes|quelle|hinweis|stand|exported|created|generated|erstellt|page|seite)\b|[*©]"
+)
+"""How a line below a narrow table begins that is none of its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,7 @@ def convert(con: duckdb.DuckDBPyConnection, raw: Raw) -> Typed:
     notes = [*raw.notes, *_row_notes(repeated, tail.remarks)]
     for name, column in zip(names, columns, strict=True):
         said = [*kinds[column].notes, *([failures[column]] if column in failures else [])]
-        notes += [f"{name} {'; '.join(said)}"] if said else []
+        notes += [f"{name}{' ' if said[0].startswith('mixes') else ': '}{'; '.join(said)}"] if said else []
     decimal = "," if hint.decimal == "comma" else "."
     return Typed(data.table, tuple(names), tuple(types), tuple(dropped), tuple(notes), decimal)
 
@@ -106,22 +113,26 @@ def _tail(con: duckdb.DuckDBPyConnection, raw: Raw, columns: list[str]) -> _Tail
     count = con.execute(f"SELECT count(*) FROM {raw.table}").fetchall()[0][0]
     texts = ", ".join(f"CAST({c} AS VARCHAR)" for c in columns)
     query = f"SELECT rowid, {texts} FROM {raw.table} WHERE rowid >= {count - TAIL} ORDER BY rowid DESC"
-    rows = con.execute(query).fetchall() if columns else []
-    filled = _counts(con, raw.table, columns)
-    full = [n >= 0.9 * count for n in filled]
     tail = _Tail({}, {})
-    for rowid, *cells in rows:
+    for rowid, *cells in con.execute(query).fetchall():
+        above = _counts(con, raw.table, columns, f"rowid < {rowid}")
         if not any(cells):
             continue
-        if len(tail.totals) + len(tail.remarks) >= count - 1:
+        if not any(above):
             break
+        full = [n >= 0.9 * max(above) for n in above]
         if _labels_total(con, raw.table, columns, cells, full):
             tail.totals[rowid] = cells
-        elif sum(full) > 2 and sum(map(bool, cells)) == 1 and not is_value(next(filter(None, cells))):
+        elif _is_remark(cells, sum(above) / max(above)):
             tail.remarks[rowid] = cells
         else:
             break
     return tail
+
+
+def _is_remark(cells: Sequence[str | None], usual: float) -> bool:
+    texts = [cell for cell in cells if cell]
+    return len(texts) == 1 and not is_value(texts[0]) and (usual > 2 or bool(REMARK.match(texts[0])))
 
 
 def _labels_total(
@@ -134,7 +145,8 @@ def _labels_total(
         return True
     # Nothing is blank: then the label must be a stranger in its column, or "Total" is one of the column's values.
     column, label = columns[labels[0]], literal(cells[labels[0]])
-    return con.execute(f"SELECT count(*) FROM {table} WHERE {column} = {label}").fetchall() == [(1,)]
+    same: int = con.execute(f"SELECT count(*) FROM {table} WHERE {column} = {label}").fetchall()[0][0]
+    return same == 1
 
 
 def _samples(data: _Data, known: dict[str, Type | None]) -> dict[str, dict[str, int] | None]:
@@ -155,7 +167,7 @@ def _values(data: _Data, table: str, column: str, where: str) -> dict[str, int]:
 def _settle(
     data: _Data, kinds: dict[str, Kind], samples: dict[str, dict[str, int] | None], hint: Hints
 ) -> tuple[dict[str, Kind], dict[str, str]]:
-    # The sample proposes, all rows decide: what a column's SQL cannot read goes back as evidence, until nothing changes.
+    # The sample proposes, all rows decide: what a column's SQL cannot read goes back as evidence until nothing changes.
     present = dict(zip(data.columns, _counts(data.con, data.raw, data.columns, data.keep), strict=True))
     for _ in range(4):
         _build(data, kinds)
@@ -190,7 +202,7 @@ def _weighed(sample: dict[str, int], failing: dict[str, int], present: int) -> d
 def _failure(kind: Type, count: int, failing: dict[str, int]) -> str:
     what = {"date": "dates", "datetime": "times", "boolean": "true or false"}.get(kind, "numbers")
     shown = ", ".join(f'"{text}"' for text in list(failing)[:3])
-    return f"{count} values could not be read as {what} and are empty: {shown}"
+    return f"{count} value{'s' * (count > 1)} could not be read as {what} and left empty: {shown}"
 
 
 def _midnight(data: _Data, column: str, kind: Type) -> Type:
@@ -218,14 +230,15 @@ def _silent_total(data: _Data, types: Sequence[Type]) -> Sequence[str | None]:
         return ()
     sums = ", ".join(f"sum({c})" if number else "NULL" for c, number in zip(data.columns, numeric, strict=True))
     above = data.con.execute(f"SELECT {sums} FROM {data.table} WHERE rowid < {last}").fetchall()[0]
-    if not any(cell and total and abs(cell - total) <= 1e-6 * abs(total) for cell, total in zip(row, above, strict=True)):
+    pairs = [(cell, total) for cell, total in zip(row, above, strict=True) if cell and total]
+    if not any(abs(cell - total) <= 1e-6 * abs(total) for cell, total in pairs):
         return ()
     data.con.execute(f"DELETE FROM {data.table} WHERE rowid = {last}")
     return [None if cell is None else str(cell) for cell in row]
 
 
 def _row_notes(repeated: Sequence[int], remarks: dict[int, Sequence[str | None]]) -> list[str]:
-    notes = [f"{len(repeated)} repetitions of the header row left out"] if repeated else []
+    notes = [f"the header row is repeated {len(repeated)} times in the data: left out"] if repeated else []
     for cells in remarks.values():
         notes.append(f'closing line left out: "{next(filter(None, cells))}"')
     return notes

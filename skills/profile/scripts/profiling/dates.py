@@ -28,7 +28,9 @@ FORMS: dict[str, str] = {
 
 _FORMS = {name: re.compile(f"({pattern}){TIME}") for name, pattern in FORMS.items()}
 _ORDERED = {name: re.compile(pattern) for name, pattern in FORMS.items() if name.startswith("a")}
-_LIKELY = re.compile(r"[0-9]{1,4}([-/.])[0-9]{1,2}\1[0-9]|[0-9]{1,2}[. -]+[A-Za-z]{3}|[A-Za-z]{3,9}[.]? +[0-9]{1,2},? +[0-9]{4}")
+_LIKELY = re.compile(
+    r"[0-9]{1,4}([-/.])[0-9]{1,2}\1[0-9]|[0-9]{1,2}[. -]+[A-Za-z]{3}|[A-Za-z]{3,9}[.]? +[0-9]{1,2},? +[0-9]{4}"
+)
 
 
 @dataclass(slots=True)
@@ -156,18 +158,17 @@ def _clocks(seen: Evidence) -> list[str]:
 
 def _notes(seen: Evidence, day_first: bool, decided: bool) -> list[str]:
     order = ("DD", "MM") if day_first else ("MM", "DD")
-    names = [name.replace("a", order[0], 1).replace("b", order[1], 1) if name[0] == "a" else name for name in seen.forms]
+    names = [name.replace("a", order[0]).replace("b", order[1]) if name in _ORDERED else name for name in seen.forms]
     notes = []
     if len(names) > 1:
         notes.append(f"mixes {len(names)} formats ({', '.join(names)})")
     if seen.day_first and seen.month_first:
-        notes.append(f"{min(seen.day_first, seen.month_first)} dates are only possible the other way round")
+        notes.append(f"has both orders of day and month: where both are possible, {'/'.join(order)} was read")
     if seen.example and not decided:
-        other = "the dotted dates" if seen.dotted else "nothing else in the column"
-        notes.append(f"{seen.example} was read as {names[0] if len(names) == 1 else '/'.join(order)} (assumed: {other})")
+        why = "as the dotted ones" if seen.dotted else "no value in the column tells"
+        notes.append(f'"{seen.example}" was read as {"/".join(order)} (assumed: {why})')
     elif seen.example and len(names) == 1:
         notes.append(f"dates are {names[0]}")
     if seen.offsets:
         notes.append("UTC offsets were left out: times are as written")
     return notes
-

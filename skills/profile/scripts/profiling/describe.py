@@ -1,4 +1,4 @@
-"""Computes what the profile of a typed table says: counts, ranges, common values, candidate keys, first and last rows."""
+"""Computes what the profile of a typed table says: counts, ranges, common values, candidate keys, sample rows."""
 
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
@@ -17,6 +17,8 @@ SHOWN = 40
 """Columns that are described: more never fit into a profile's 2 kB."""
 FEW = 200
 """Distinct texts up to which all of them are looked at."""
+LISTED, LISTED_LENGTH = 8, 90
+"""Common texts that are listed, and how long the list may get for more than three of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Description:
 
 
 def describe(con: duckdb.DuckDBPyConnection, typed: Typed) -> Description:
-    """The description of this table; everything is exact but the distinct counts of a large table, which a note says."""
+    """The description of this table; all is exact but some distinct counts of a large table, which a note says."""
     columns = [row[0] for row in con.execute(f"DESCRIBE {typed.table}").fetchall()]
     shown = columns[:SHOWN]
     rows = con.execute(f"SELECT count(*) FROM {typed.table}").fetchall()[0][0]
@@ -128,7 +130,8 @@ def _rows(con: duckdb.DuckDBPyConnection, table: str, shown: list[str], where: s
 
 def _common(con: duckdb.DuckDBPyConnection, table: str, column: str) -> list[tuple[str, int]]:
     query = f"SELECT CAST({column} AS VARCHAR), count(*) AS n FROM {table} WHERE {column} IS NOT NULL GROUP BY 1"
-    return con.execute(f"{query} ORDER BY n DESC, 1 LIMIT {FEW + 1}").fetchall()
+    rows: list[tuple[str, int]] = con.execute(f"{query} ORDER BY n DESC, 1 LIMIT {FEW + 1}").fetchall()
+    return rows
 
 
 def _range(kind: Type, low: Any, high: Any, mean: Any, total: Any) -> str:
@@ -143,13 +146,16 @@ def _texts(common: list[tuple[str, int]], present: int, distinct: int) -> str:
     if not present:
         return "all empty"
     if common[0][1] == 1:
-        return "all different: " + ", ".join(text for text, _ in common[:3])
-    shown = ", ".join(f"{_cut(text)} {count}" for text, count in common[:3])
-    more = ", …" if distinct > 3 else ""
-    rare = common[-1]
-    if 3 < distinct <= FEW and rare[1] <= 0.01 * present:
-        more += f"; rarest {_cut(rare[0])} {rare[1]}"
-    return shown + more
+        return "all different: " + ", ".join(_cut(text) for text, _ in common[:3])
+    shown = [f"{_cut(text)} {count}" for text, count in common[:LISTED]]
+    while len(shown) > 3 and (distinct > 10 * LISTED or len(", ".join(shown)) > LISTED_LENGTH):
+        shown.pop()
+    if len(shown) < distinct:
+        shown.append("…")
+        rare, count = common[-1]
+        if distinct <= FEW and count <= 0.01 * present:
+            shown.append(f"rarest {_cut(rare)} {count}")
+    return ", ".join(shown)
 
 
 def _warnings(name: str, common: list[tuple[str, int]]) -> list[str]:
@@ -162,11 +168,11 @@ def _warnings(name: str, common: list[tuple[str, int]]) -> list[str]:
     variants = [texts for texts in spellings.values() if len(texts) > 1]
     if variants:
         shown = ", ".join(f'"{_cut(text)}"' for text in variants[0][:3])
-        notes.append(f"{name} has {len(variants)} values in several spellings: {shown}")
+        notes.append(f"{name} spells the same value in several ways: {shown}")
     totals = [(text, count) for text, count in common if TOTAL.fullmatch(text)]
     if totals:
         count = sum(count for _, count in totals)
-        notes.append(f'{name} says "{_cut(totals[0][0])}" in {count} rows: they may double a sum')
+        notes.append(f'{name} is "{_cut(totals[0][0])}" in {count} row{"s" * (count > 1)}: may double a sum')
     return notes
 
 

@@ -30,7 +30,8 @@ MINUS = "[(\u2212-]"
 
 
 def _pattern(style: Style) -> str:
-    core = f"(?:(?:{GROUPS[style]}|{WHOLE})(?:{MARK[style]}[0-9]+)?|{MARK[style]}[0-9]+)"
+    fraction = "[.][0-9]*" if style == "point" else ",[0-9]+"
+    core = f"(?:(?:{GROUPS[style]}|{WHOLE})(?:{fraction})?|{MARK[style]}[0-9]+)"
     sign, gap = "[+\u2212-]?", f"{SPACE}*"
     bare = f"{sign}{gap}{CURRENCY}?{gap}{sign}{core}{gap}(?:%|{CURRENCY})?{gap}-?"
     return f"(?:{bare}|[(]{bare}[)])"
@@ -133,7 +134,7 @@ def hints(columns: Sequence[Mapping[str, int]], separator: str) -> Hints:
         seen = dates.evidence(values)
         days += seen.day_first + seen.dotted
         months += seen.month_first
-    style = max(styles, key=lambda s: styles[s]) if styles else None
+    style = styles.most_common(1)[0][0] if styles else None
     return Hints(style, days > months if days + months else None, separator)
 
 
@@ -199,14 +200,10 @@ def _styles(found: Numbers, hint: Hints) -> tuple[list[Style], list[str]]:
     if not found.unclear:
         return ["point"], []
     text = next(iter(found.unclear))
-    style: Style = hint.decimal or _usual(text, hint.separator)
+    style: Style = hint.decimal or ("comma" if hint.separator == ";" else "point")
     mark = "." if style == "point" else ","
     meaning = f"with decimal {mark}" if mark in text else "as thousands"
     return [style], [f'"{text}" was read {meaning}' + ("" if hint.decimal else " (assumed: nothing in the file tells)")]
-
-
-def _usual(text: str, separator: str) -> Style:
-    return "comma" if separator in (";", "\t") and ("," in text or separator == ";") else "point"
 
 
 def _is_whole(text: str, styles: Sequence[Style]) -> bool:
@@ -219,10 +216,10 @@ def _is_whole(text: str, styles: Sequence[Style]) -> bool:
 def _units(found: Numbers) -> list[str]:
     notes = []
     if found.percent:
-        some = "" if found.percent == found.count else f" (sign on {found.percent} of {found.count} values)"
+        some = "" if found.percent == found.count else ", though not all values carry one"
         notes.append(f"percent signs removed: 12.5 means 12.5 %{some}")
     if found.currencies:
-        notes.append(f"currency: {next(iter(found.currencies))}")
+        notes.append(f"amounts are in {next(iter(found.currencies))}")
     return notes
 
 

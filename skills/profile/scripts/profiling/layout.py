@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from profiling import UnreadableError
+from profiling import UnreadableError, one_line
 from profiling.kinds import is_value
 
 Row = Sequence[str]
@@ -19,7 +19,6 @@ LOOK = 200
 NAME_LENGTH = 60
 PROSE = "looks like text, not a table"
 _YEAR = re.compile("(?:19|20)[0-9]{2}")
-_UNSAFE = re.compile(r"[\x00-\x20\x7f-\xa0`\u2028\u2029\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +52,18 @@ def separator_of(text: str, trusted: bool) -> str:
     lines = "".join(text.splitlines(keepends=True)[:LOOK])
     scores = {separator: _score(lines, separator) for separator in SEPARATORS}
     best = max(SEPARATORS, key=lambda separator: (scores[separator], -SEPARATORS.index(separator)))
-    splits, purity, _, share, width = scores[best]
+    splits, values, _, share, width = scores[best]
     if not splits:
         _refuse_prose(lines, trusted)
         return ","
-    if not trusted and not purity and best != "\t" and (share < 0.95 or width < 3):
+    if not trusted and not values and best != "\t" and (share < 0.95 or width < 3):
         raise UnreadableError(PROSE)
     return best
 
 
 def _score(text: str, separator: str) -> tuple[bool, float, int, float, int]:
-    # Does it split most rows into equally many fields; how many of these are values (a wrong separator cuts dates and
-    # numbers apart); from how early a row on; how regularly; into how many.
+    # Does it split most rows into equally many fields; how many of these are values (a wrong separator cuts numbers
+    # apart, and glues others together); from how early a row on; how regularly; into how many.
     rows = [row for row in csv_rows(text, separator) if any(cell.strip() for cell in row)]
     counts = Counter(len(row) for row in rows if len(row) > 1)
     if not counts:
@@ -72,9 +71,9 @@ def _score(text: str, separator: str) -> tuple[bool, float, int, float, int]:
     width, times = counts.most_common(1)[0]
     start = next(i for i, row in enumerate(rows) if len(row) == width)
     share = times / (len(rows) - start)
-    cells = [cell.strip() for row in rows[start : start + 50] for cell in row]
-    purity = sum(is_value(cell) for cell in cells) / len(cells)
-    return share >= 0.5, round(purity, 1), -start, round(share, 1), width
+    data = rows[start + 1 : start + 50]
+    values = sum(is_value(cell.strip()) for row in data for cell in row) / max(1, len(data))
+    return share >= 0.5, round(values, 1), -start, round(share, 1), width
 
 
 def _refuse_prose(text: str, trusted: bool) -> None:
@@ -88,18 +87,43 @@ def _refuse_prose(text: str, trusted: bool) -> None:
 def layout_of(rows: Sequence[Row]) -> Layout:
     """The layout of a table that starts with these rows (up to LOOK of them)."""
     filled = [sum(bool(cell.strip()) for cell in row) for row in rows]
-    width = max((len(row) for row in rows), default=0)
     usual = median([n for n in filled if n] or [0])
     start = next((i for i, n in enumerate(filled) if n and n >= 0.6 * usual), 0)
+    width = _width(rows[start:])
     if not rows or not _names_columns(rows, start):
         start = next((i for i, n in enumerate(filled) if n >= min(2, width)), 0)
         return Layout(unique([""] * width), start, None, _above(rows, start))
-    last = start
-    cells = _padded(rows[start], width)
+    cells = _named(rows, start, width)
+    first = last = start
     if _is_group_row(rows, start):
         last = start + 1
         cells = _combined(cells, _padded(rows[last], width))
-    return Layout(unique(cells), last + 1, last, _above(rows, start))
+    elif start and _stands_above(rows[start - 1], rows[start]):
+        first = start - 1
+        cells = _combined(_padded(rows[first], width), cells)
+    return Layout(unique(cells), last + 1, last, _above(rows, first))
+
+
+def _width(rows: Sequence[Row]) -> int:
+    # The usual length of a row; a header may be longer, a few odd rows may not.
+    lengths = Counter(len(row) for row in rows[1:] if any(cell.strip() for cell in row))
+    usual = lengths.most_common(1)[0][0] if lengths else 0
+    return max(usual, len(rows[0]) if rows else 0)
+
+
+def _named(rows: Sequence[Row], index: int, width: int) -> list[str]:
+    # R writes row names without a name for them: one header cell fewer than cells.
+    if len(rows[index]) == width - 1:
+        data = [row for row in rows[index + 1 :] if len(row) == width]
+        if sum(bool(row[-1].strip()) for row in data) > 0.5 * len(data):
+            return ["row", *rows[index]]
+    return _padded(rows[index], width)
+
+
+def _stands_above(above: Row, names: Row) -> bool:
+    groups = [cell.strip() for cell in above if cell.strip()]
+    repeated = len({name.strip() for name in names}) < len(names)
+    return len(groups) > 1 and repeated and not any(map(is_value, groups))
 
 
 def _above(rows: Sequence[Row], start: int) -> tuple[str, ...]:
@@ -128,9 +152,10 @@ def _is_group_row(rows: Sequence[Row], index: int) -> bool:
     repeats = len(set(filter(None, above))) < sum(map(bool, above))
     if index + 1 >= len(rows) or not ("" in above[1:] or repeats) or not _names_columns(rows, index + 1):
         return False
-    below = [cell.strip() for cell in rows[index + 1]]
-    resolved = all(below[i : i + 1] != [""] for i, cell in enumerate(above) if not cell)
-    return resolved and any(is_value(cell.strip()) for row in rows[index + 2 : index + 22] for cell in row)
+    data = rows[index + 1 : index + 22]
+    used = [any(row[i : i + 1] not in ([], [""]) for row in data) for i in range(len(above))]
+    resolved = all(data[0][i : i + 1] != [""] for i, cell in enumerate(above) if used[i] and not cell)
+    return resolved and any(is_value(cell.strip()) for row in data[1:] for cell in row)
 
 
 def _combined(groups: Row, names: Row) -> list[str]:
@@ -142,7 +167,7 @@ def _combined(groups: Row, names: Row) -> list[str]:
 
 
 def _padded(row: Row, width: int) -> list[str]:
-    return [*row, *[""] * (width - len(row))]
+    return [*row[:width], *[""] * (width - len(row))]
 
 
 def unique(cells: Sequence[str]) -> tuple[str, ...]:
@@ -151,7 +176,7 @@ def unique(cells: Sequence[str]) -> tuple[str, ...]:
     names: list[str] = []
     taken: set[str] = set()
     for number, cell in enumerate(cells, 1):
-        base = _UNSAFE.sub(" ", cell).strip()[:NAME_LENGTH].strip() or f"column_{number}"
+        base = one_line(cell)[:NAME_LENGTH].strip() or f"column_{number}"
         name, again = base, 2
         while name.casefold() in taken:
             name, again = f"{base}_{again}", again + 1

@@ -1,21 +1,23 @@
-"""Writes a described table as the section of work/profile.md: at most 2 kB, with every cell made harmless."""
+"""Writes a described table as the section of work/profile.md: at most 2,000 bytes, every cell made harmless."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
-LIMIT = 2048
-SAMPLE_LIMIT = 520
-NOTES_LIMIT = 560
+from profiling import one_line
 
-_UNSAFE = re.compile(r"[\x00-\x20\x7f-\xa0`|\u2028\u2029\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]+")
+LIMIT = 2000
+SAMPLE_LIMIT = 520
+SAMPLES = ((99, 20), (99, 12), (99, 8), (8, 12), (4, 12), (2, 8))
+"""Columns and characters of a cell in the sample rows, from generous to scant."""
+WIDE, NOTE_ROOM = 110, 80
+NOTES_LIMIT = 560
 
 
 def clean(text: str, limit: int) -> str:
     """Text from a file as it may be shown: one line without backticks, pipes and control characters, cut to `limit`.
 
     A cell may hold an order to the reader; it must not be able to leave the place where data is shown."""
-    text = _UNSAFE.sub(" ", text).strip()
+    text = one_line(text, without="`|")
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
@@ -23,20 +25,37 @@ def section(number: int, name: str, source: str, parquet: str, table: dict[str, 
     """The section of one table; `table` is `Description.plain()` with its "about": how the file was read."""
     head = [
         f"## Table {number}: {name}",
-        f"- source: {clean(source, 120)} ({clean(table['about'], 160)})",
+        f"- source: {_fitting(clean(source, 120), 160)} ({_fitting(clean(table['about'], 160), 220)})",
         f"- parquet: {parquet}",
         f"- rows: {table['rows']}; columns: {len(table['names'])}; duplicate rows: {table['duplicates']}",
     ]
     head += _dropped(table["dropped"])
-    keys = ", ".join(clean(name, 40) for name in table["keys"])
+    keys = ", ".join(_fitting(clean(name, 40), 60) for name in table["keys"])
     foot = [f"- candidate keys: {keys}"] if keys else []
-    foot += _sample(table)
     notes = _notes(table["notes"])
-    columns = _columns(table, LIMIT - _size([*head, *notes, *foot]) - 80)
+    columns, sample = _fitted(table, LIMIT - _size([*head, *notes, *foot]))
     missing = len(table["names"]) - (len(columns) - 2)
     if missing:
         notes.append(f"- note: {missing} more columns are not shown: see work/manifest.json")
-    return "\n".join([*head, *notes, *columns, *foot]) + "\n"
+    return "\n".join([*head, *notes, *columns, *foot, *sample]) + "\n"
+
+
+def _fitted(table: dict[str, Any], budget: int) -> tuple[list[str], list[str]]:
+    # All columns come first, then as much of the sample rows as fits beside them.
+    samples = [_sample(table, width, cell) for width, cell in SAMPLES]
+    for sample in samples:
+        columns = _columns(table, WIDE)
+        if _size([*columns, *sample]) <= budget and len(columns) - 2 == len(table["names"]):
+            return columns, sample
+    sample = next((sample for sample in samples if _size(sample) <= SAMPLE_LIMIT), [])
+    room = budget - _size(sample) - NOTE_ROOM
+    for width in (80, 60, 44, 30, 16):
+        columns = _columns(table, width)
+        if _size(columns) <= room:
+            return columns, sample
+    while len(columns) > 2 and _size(columns) > room:
+        columns.pop()
+    return columns, sample
 
 
 def _size(lines: Sequence[str]) -> int:
@@ -65,32 +84,31 @@ def _notes(notes: Sequence[str]) -> list[str]:
     return lines
 
 
-def _columns(table: dict[str, Any], budget: int) -> list[str]:
-    # All columns with shorter summaries are worth more than some columns with long ones.
+def _columns(table: dict[str, Any], width: int) -> list[str]:
     header = ["| column | type | nulls | distinct | summary |", "|---|---|---|---|---|"]
-    lines: list[str] = []
-    for width in (110, 80, 60, 44, 30, 16):
-        lines = [_column(column, width) for column in table["columns"]]
-        if _size([*header, *lines]) <= budget:
-            return header + lines
-    while lines and _size([*header, *lines]) > budget:
-        lines.pop()
-    return header + lines
+    return header + [_column(column, width) for column in table["columns"]]
 
 
 def _column(column: dict[str, Any], width: int) -> str:
     name = column["name"].replace("|", r"\|")
     facts = f"{column['type']} | {column['nulls']} | {column['distinct']}"
-    return f"| {name} | {facts} | {_fitting(clean(column['summary'], width), 2 * width)} |"
+    return f"| {name} | {facts} | {_shortened(clean(column['summary'], 300), width)} |"
 
 
-def _sample(table: dict[str, Any]) -> list[str]:
-    names = [clean(name, 24) for name in table["names"]]
-    for width, cell in ((len(names), 20), (len(names), 12), (len(names), 8), (8, 12), (4, 12), (2, 8)):
-        rows = [names, *table["head"], *table["tail"]]
-        cut = [" | ".join(clean(text, cell) for text in row[:width]) for row in rows]
-        cut[0] = " | ".join(names[:width])
-        lines = ["```first rows", *cut, "```"]
-        if _size(lines) <= SAMPLE_LIMIT:
-            return lines
-    return []
+def _shortened(summary: str, limit: int) -> str:
+    # Cut between figures: half a number is a wrong number.
+    if len(summary.encode()) <= limit:
+        return summary
+    parts = summary.split(", ")
+    while len(parts) > 1 and len(", ".join(parts).encode()) > limit - 5:
+        parts.pop()
+    kept = ", ".join(parts)
+    return f"{kept}, …" if len(kept.encode()) <= limit else "…"
+
+
+def _sample(table: dict[str, Any], width: int, cell: int) -> list[str]:
+    rows = [row[:width] for row in (*table["head"], *table["tail"])]
+    lines = [" | ".join(clean(name, 24) for name in table["names"][: min(width, len(table["columns"]))])]
+    lines += [" | ".join(clean(text, cell) for text in row) for row in rows]
+    # No line of data may look like a line of the profile to whoever reads it line by line.
+    return ["```first rows", *(f" {line}" if line[:1] in ("#", "-", "<", "|") else line for line in lines), "```"]
