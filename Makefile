@@ -60,7 +60,7 @@ test: ## set up and run every test
 check: setup ## lint, types, import rules, fast tests: before every commit
 	@.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/lint-imports
+	.venv/bin/lint-imports --no-logo
 	.venv/bin/mypy & types=$$!
 	.venv/bin/python -m pytest --quiet tests/unit tests/contracts
 	wait $$types
@@ -68,7 +68,7 @@ check: setup ## lint, types, import rules, fast tests: before every commit
 bench: setup ## time one turn, beside the bare SDK
 	.venv/bin/python -m tests.bench.turn
 
-lock: setup ## write requirements/*.txt anew; UPGRADE=--upgrade takes newer versions
+lock: ## write requirements/*.txt anew; UPGRADE=--upgrade takes newer versions
 	@compile="$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header $(UPGRADE)"
 	$$compile pyproject.toml --output-file requirements/daemon.txt
 	$$compile requirements/dev.in --output-file requirements/dev.txt
@@ -134,7 +134,7 @@ fonts = MPLCONFIGDIR=$(1)/share/mplcache $(1)/bin/python -c 'import matplotlib.f
 $(DAEMON_READY):
 	@echo "installing the daemon and its tests into .venv"
 	$(call environment,.venv,requirements/dev.txt)
-	$(UV) pip install --quiet --python .venv/bin/python --no-deps --editable .
+	$(UV) pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
 
 $(ANALYSIS_READY):

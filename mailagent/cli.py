@@ -129,7 +129,9 @@ def check(arguments: argparse.Namespace) -> int:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """`mailagent doctor`."""
-    found = asyncio.run(daemon.diagnose(_load(arguments.config)))
+    settings = _load(arguments.config)
+    _give_up_root(arguments.config, settings, [])
+    found = asyncio.run(daemon.diagnose(settings))
     console = Console()
     for each in found:
         console.print(
@@ -167,12 +169,17 @@ def show(arguments: argparse.Namespace) -> int:
 def _unprivileged(path: Path) -> config.Config:
     """The settings, read by a process that is not root: a start by root begins again as somebody else here."""
     settings = _load(path)
+    _give_up_root(path, settings, [Path(settings.storage.state_dir), Path(settings.storage.runtime_dir)])
+    return settings
+
+
+def _give_up_root(path: Path, settings: config.Config, writable: list[Path]) -> None:
     host.give_up_root(
-        writable=[Path(settings.storage.state_dir), Path(settings.storage.runtime_dir)],
+        home=Path(settings.storage.state_dir),
+        writable=writable,
         readable=[path, host.share(), Path(sys.prefix), host.analysis_environment(settings)],
         command=[sys.executable, "-m", "mailagent", *sys.argv[1:]],
     )
-    return settings
 
 
 def _load(path: Path) -> config.Config:

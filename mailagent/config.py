@@ -18,6 +18,9 @@ Domain = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[^@\s]+$")]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+")]
 
 
+ANTHROPIC = "https://api.anthropic.com"
+
+
 class Part(BaseModel):
     """A table of the file: frozen, and a key that it does not know is a fault."""
 
@@ -83,7 +86,7 @@ class Allow(Part):
 class Model(Part):
     """[model] – the Messages API to think with; its key is ANTHROPIC_API_KEY or the credential anthropic-api-key."""
 
-    base_url: Url = Field("https://api.anthropic.com", description="The server; any that speaks the Messages API.")
+    base_url: Url = Field(ANTHROPIC, description="The server; any that speaks the Messages API.")
     name: str = Field("claude-sonnet-4-5", description="The model.")
     notice: str = Field(
         "", description='A line at the foot of every reply, say what kind of model answers; "" for none.'
@@ -220,6 +223,9 @@ def _contradictions(raw: dict[str, Any], secrets: Mapping[str, str]) -> list[str
         server = tables.get(name, {})
         if server.get("security") == "none" and not is_loopback(str(server.get("host", "localhost"))):
             faults.append(f'{name}.security = "none" is for loopback only: use "tls" or "starttls"')
+    base_url = str(tables.get("model", {}).get("base_url", ANTHROPIC))
+    if base_url == ANTHROPIC and not secrets["anthropic_api_key"]:
+        faults.append("the model's key is missing: set ANTHROPIC_API_KEY or the credential anthropic-api-key")
     if not secrets["imap_password"]:
         faults.append("the IMAP password is missing: set MAILAGENT_IMAP_PASSWORD or the credential imap-password")
     if smtp.get("user") and not secrets["smtp_password"]:

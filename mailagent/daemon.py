@@ -14,15 +14,13 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from redis.asyncio import Redis
-
 from mailagent.adapters import bubblewrap, host, redis, systemd
 from mailagent.adapters.blobs import DiskBlobs
 from mailagent.adapters.claude import ClaudeAgent, Settings
 from mailagent.adapters.gateway import Gateway
 from mailagent.adapters.imap import ImapInbox
 from mailagent.adapters.parser import ChildParser
-from mailagent.adapters.redis import RedisJobs
+from mailagent.adapters.redis import Redis, RedisJobs
 from mailagent.adapters.redis_server import PrivateRedis
 from mailagent.adapters.smtp import SmtpSubmission
 from mailagent.adapters.transcripts import RedisTranscripts

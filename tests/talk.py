@@ -31,7 +31,7 @@ PROFILE = r"""
 | region | text | 3 | 4 | North 1203, South 1100, East 900, West 806 |
 | product | text | 0 | 30 | Desk, large 400, Red \| blue 200, Lamp 1 100, … |
 | paid | boolean | 0 | 2 | true 4000, false 1012 |
-| customer_no | text | 0 | 800 | 000872 14, 000168 13, … |
+| customer_no | text | 0 | 800 | 000872 14, 000168 13, …, rarest 000042 1 |
 | quantity | integer | 0 | 10 | min 1, mean 3.3, max 10, sum 16643 |
 | unit_price | number | 0 | 36 | min 1.5, mean 103.2, max 999.9, sum 517238.4 |
 | revenue | number | 2 | 4021 | min 1.5, mean 103.2, max 999.9, sum 12345.6 |

@@ -26,7 +26,7 @@ def go_on(*command: str) -> None:
             "PYTHONDONTWRITEBYTECODE": "1",
             "TMPDIR": str(home),
         }
-        give_up_root([home], [ROOT], [sys.executable, *command])
+        give_up_root(home, [home], [ROOT], [sys.executable, *command])
     _, status = os.waitpid(child, 0)
     shutil.rmtree(home, ignore_errors=True)
     os._exit(os.waitstatus_to_exitcode(status))

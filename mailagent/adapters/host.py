@@ -93,20 +93,22 @@ def _analysis(config: Config) -> Check:
     return Check("analysis environment", "")
 
 
-def give_up_root(writable: Sequence[Path], readable: Sequence[Path], command: Sequence[str]) -> None:
+def give_up_root(home: Path, writable: Sequence[Path], readable: Sequence[Path], command: Sequence[str]) -> None:
     """Start over with `command` as an unprivileged user when we are root; returns at once for everybody else.
 
-    Code in a sandbox under uid 0 could write host files that belong to uid 0. The user is the owner of the first
-    writable directory, else `mailagent`, else a number nobody has. Directories on the way to what we must read that are
+    Code in a sandbox under uid 0 could write host files that belong to uid 0. The user is the owner of `home`, else
+    `mailagent`, else a number nobody has; `writable` directories are made and given to it. Directories on the way to what we must read that are
     closed to it (a checkout below /root) are replaced, in a mount namespace of our own, by empty ones that hold only
     that."""
     if os.geteuid() != 0:
         return
+    uid, gid = _user(home)
     for directory in writable:
         directory.mkdir(parents=True, exist_ok=True)
-    uid, gid = _user(writable[0])
-    for directory in writable:
         os.chown(directory, uid, gid)
+    for path in readable:
+        if not path.stat().st_mode & 0o004:
+            raise ConfigError(f"{path} is for root alone, and mailagent does not stay root: chmod -R go+rX {path}")
     needed = [path.resolve() for path in (*writable, *readable, Path(sys.base_prefix))]
     closed = {top: [path for path in needed if path.is_relative_to(top)] for top in _closed(needed)}
     if closed:
@@ -115,13 +117,12 @@ def give_up_root(writable: Sequence[Path], readable: Sequence[Path], command: Se
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    os.execve(command[0], list(command), {**os.environ, "HOME": str(writable[0])})  # noqa: S606
+    os.execve(command[0], list(command), {**os.environ, "HOME": str(home)})  # noqa: S606
 
 
 def _user(directory: Path) -> tuple[int, int]:
-    owner = directory.stat()
-    if owner.st_uid != 0:
-        return owner.st_uid, owner.st_gid
+    if directory.exists() and directory.stat().st_uid != 0:
+        return directory.stat().st_uid, directory.stat().st_gid
     try:
         entry = pwd.getpwnam("mailagent")
     except KeyError:

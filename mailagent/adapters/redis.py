@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, contextmanager
 from importlib import resources
 from typing import Any, Literal
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis as Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript

@@ -79,8 +79,6 @@ class SmtpSubmission:
         return smtplib.SMTP(host, port, timeout=seconds)
 
     def _log_in(self, client: smtplib.SMTP) -> None:
-        if isinstance(client.sock, socket.socket):
-            client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._smtp.security == "starttls":
             client.starttls(context=self._tls)
         if self._smtp.user:

@@ -69,6 +69,7 @@ async def ask(
             Path(runtime).chmod(0o711)
             settings = Path(runtime) / "mailagent.toml"
             settings.write_text(_settings(home / "state", Path(runtime) / "run", chosen))
+            settings.chmod(0o644)
             raw = await _answer(settings, mail.as_bytes(policy=SMTP), real)
     if memory:
         memory.write_bytes(raw)

@@ -189,6 +189,7 @@ async def _scene(real: desk.Model | None, model: desk.Model, console: Console) -
         async with MailServer({AGENT: PASSWORD, CUSTOMER: PASSWORD}, authserv_id=AUTHSERV) as server:
             settings = place / "mailagent.toml"
             settings.write_text(_settings(place, server, model))
+            settings.chmod(0o644)
             secrets = {"MAILAGENT_IMAP_PASSWORD": PASSWORD, "MAILAGENT_SMTP_PASSWORD": PASSWORD}
             scene = Scene(server, settings, desk.environment(real, secrets))
             async with _daemon(scene, place / "notify", console):

@@ -34,7 +34,7 @@ class Column:
     @property
     def values(self) -> tuple[str, ...]:
         """The values that were looked up, else those that the summary names; none for numbers and dates."""
-        listed = _VALUE.findall(self.summary) if self.kind in WORDS else []
+        listed = _VALUE.findall(self.summary.replace("…, rarest ", "")) if self.kind in WORDS else []
         return self.looked_up or tuple(value for value in listed if not value.endswith("…"))
 
     @property

@@ -28,9 +28,11 @@ from mailagent.core.values import Inbound, Profile
 from mailagent.demo.rules import RulesModel
 from mailagent.demo.steps import DONE, GIVEN_UP
 from mailagent.demo.story import FOLLOW_UPS, QUESTION, sample_csv
-from tests.talk import ANALYSIS, HOME
+from tests.talk import ANALYSIS, HOME, run
 
-PROFILE_SCRIPT = Path(__file__).parents[2] / "skills" / "profile" / "scripts" / "profile_tables.py"
+SKILLS = Path(__file__).parents[2] / "skills"
+PROFILE_SCRIPT = SKILLS / "profile" / "scripts" / "profile_tables.py"
+CHECK_SCRIPT = SKILLS / "reply" / "scripts" / "check.py"
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +128,8 @@ async def test_a_mail_and_its_follow_up_are_answered_with_true_figures(workspace
         assert steps == ["Write", "Bash", DONE]
         assert (result.subtype, result.is_error, result.result) == ("success", False, DONE)
         assert (result.usage or {})["output_tokens"] > 500
+        checked = run(f"python3 -I {CHECK_SCRIPT}", workspace)
+        assert json.loads(checked.stdout) == {"ok": True, "faults": [], "warnings": []}
         assert table(workspace, "by_month.csv", 1) == pytest.approx(revenue(1))
         assert table(workspace, "by_group.csv", 2) == pytest.approx(revenue(2))
         (workspace / "work" / "earlier").mkdir()

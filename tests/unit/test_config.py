@@ -42,7 +42,7 @@ user = "data"
 host = "smtp.example.org"
 """
 
-PASSWORD = {"MAILAGENT_IMAP_PASSWORD": "correct horse"}
+PASSWORD = {"MAILAGENT_IMAP_PASSWORD": "correct horse", "ANTHROPIC_API_KEY": "key"}
 
 
 def tables() -> Iterator[tuple[str, str, type[BaseModel]]]:

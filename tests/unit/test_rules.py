@@ -38,6 +38,7 @@ def test_the_profile_is_read_as_it_is_written() -> None:
     )
     assert [column.kind for column in ORDERS.columns][:5] == ["integer", "date", "text", "text", "boolean"]
     assert ORDERS.columns[3].values == ("Desk, large", "Red | blue", "Lamp 1")
+    assert ORDERS.columns[5].values == ("000872", "000168", "000042")
     assert ORDERS.columns[1].span == (date(2025, 1, 1), date(2025, 12, 31))
     assert ORDERS.keys == ("order_id",)
     assert ORDERS.dropped == ('1 total row: "Total;;;12345,60"',)

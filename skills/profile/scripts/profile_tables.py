@@ -38,6 +38,7 @@ MAX_TABLES = 40
 PACKAGES = {"duckdb": "duckdb<2", "python_calamine": "python-calamine"}
 
 Entry = dict[str, Any]
+ENTRY_KEYS = {"file", "sha256", "bytes", "tables", "unreadable"}
 
 
 def main() -> int:
@@ -69,7 +70,7 @@ def profile(given: Path, work: Path) -> Entry:
     order = list(known)
     entries.sort(key=lambda entry: order.index(entry["file"]) if entry["file"] in known else len(order))
     _name(entries, tables)
-    _forget(entries, tables)
+    _forget(known, entries, tables)
     _write(work / "manifest.json", json.dumps({"version": VERSION, "files": entries}, ensure_ascii=False, indent=1))
     _write(work / "profile.md", _profile(entries, given, tables))
     return {
@@ -81,13 +82,17 @@ def profile(given: Path, work: Path) -> Entry:
 
 
 def _manifest(work: Path) -> dict[str, Entry]:
+    # work/ is a scratch folder: whatever has become of the manifest there, the files can be read again.
     try:
         manifest = json.loads((work / "manifest.json").read_text(encoding="utf-8"))
         if manifest["version"] != VERSION:
             return {}
-        return {entry["file"]: entry for entry in manifest["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        known = {entry["file"]: entry for entry in manifest["files"]}
+        _profile(list(known.values()), Path("in"), Path("tables"))
+        complete = all({"sha256", "bytes", *entry} == ENTRY_KEYS for entry in known.values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
+    return known if complete else {}
 
 
 def _entry(path: Path, given: Path, work: Path, known: dict[str, Entry]) -> Entry:
@@ -172,11 +177,10 @@ def _unique(name: str, taken: set[str]) -> str:
     return chosen
 
 
-def _forget(entries: list[Entry], tables: Path) -> None:
+def _forget(known: dict[str, Entry], entries: list[Entry], tables: Path) -> None:
     wanted = {table["file"] for entry in entries for table in entry["tables"]}
-    for path in tables.glob("*.parquet"):
-        if path.name not in wanted:
-            path.unlink()
+    for name in {table["file"] for entry in known.values() for table in entry["tables"]} - wanted:
+        (tables / Path(name).name).unlink(missing_ok=True)
 
 
 def _profile(entries: list[Entry], given: Path, tables: Path) -> str:

@@ -129,8 +129,9 @@ def _rows(con: duckdb.DuckDBPyConnection, table: str, shown: list[str], where: s
 
 
 def _common(con: duckdb.DuckDBPyConnection, table: str, column: str) -> list[tuple[str, int]]:
-    query = f"SELECT CAST({column} AS VARCHAR), count(*) AS n FROM {table} WHERE {column} IS NOT NULL GROUP BY 1"
-    rows: list[tuple[str, int]] = con.execute(f"{query} ORDER BY n DESC, 1 LIMIT {FEW + 1}").fetchall()
+    grouped = f"SELECT {column} AS text, count(*) AS n FROM {table} WHERE {column} IS NOT NULL GROUP BY 1"
+    query = f"SELECT left(CAST(text AS VARCHAR), 80), n FROM ({grouped}) ORDER BY n DESC, text LIMIT {FEW + 1}"
+    rows: list[tuple[str, int]] = con.execute(query).fetchall()
     return rows
 
 
