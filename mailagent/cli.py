@@ -174,6 +174,10 @@ def _unprivileged(path: Path) -> config.Config:
 
 
 def _give_up_root(path: Path, settings: config.Config, writable: list[Path]) -> None:
+    """Begin again as somebody else when we are root; secrets in files that only root can read go along."""
+    if os.geteuid() == 0 and os.environ.pop("CREDENTIALS_DIRECTORY", None):
+        for name, (variable, _) in config.SECRETS.items():
+            os.environ[variable] = getattr(settings.secrets, name).get_secret_value()
     host.give_up_root(
         home=Path(settings.storage.state_dir),
         writable=writable,

@@ -74,6 +74,8 @@ class Parts:
     parser: ChildParser
     clock: Clock
     turns: Turns
+    store: PrivateRedis
+    """Not started where a server is configured."""
 
 
 async def run(config: Config) -> None:
@@ -135,7 +137,7 @@ async def build(config: Config) -> AsyncIterator[Parts]:
         _sweep(state, runtime)
         bubblewrap.write_etc(runtime / "etc")
         await _check_sandbox(parts_on_host, runtime)
-        client = await stack.enter_async_context(_redis(config))
+        client, store = await stack.enter_async_context(_redis(config))
         transcripts = RedisTranscripts(client, retention_seconds=config.storage.retention_days * DAY)
         gateway = Gateway(config.model, config.secrets.anthropic_api_key.get_secret_value())
         await gateway.start()
@@ -143,11 +145,11 @@ async def build(config: Config) -> AsyncIterator[Parts]:
         parser = ChildParser()
         stack.push_async_callback(parser.close)
         agent = ClaudeAgent(_settings(config, parts_on_host, runtime), gateway, transcripts)
-        yield _parts(config, _jobs(config, client), parser, agent, state)
+        yield _parts(config, _jobs(config, client), parser, agent, store)
 
 
-def _parts(config: Config, jobs: RedisJobs, parser: ChildParser, agent: ClaudeAgent, state: Path) -> Parts:
-    clock = SystemClock()
+def _parts(config: Config, jobs: RedisJobs, parser: ChildParser, agent: ClaudeAgent, store: PrivateRedis) -> Parts:
+    clock, state = SystemClock(), Path(config.storage.state_dir)
     blobs = DiskBlobs(state / "blobs")
     workspaces = DiskWorkspaces(
         state / "threads",
@@ -168,7 +170,7 @@ def _parts(config: Config, jobs: RedisJobs, parser: ChildParser, agent: ClaudeAg
         notice=config.model.notice,
         turn_seconds=config.agent.turn_seconds,
     )
-    return Parts(config, jobs, blobs, parser, clock, turns)
+    return Parts(config, jobs, blobs, parser, clock, turns, store)
 
 
 def _settings(config: Config, parts_on_host: Host, runtime: Path) -> Settings:
@@ -200,9 +202,8 @@ def _submission(config: Config) -> Submission:
 
 async def _serve(parts: Parts, intake: Intake, submission: Submission, stopping: asyncio.Event) -> None:
     """All loops until `stopping`; a loop that ends by itself has failed, and the daemon with it."""
-    endless = [
-        asyncio.create_task(loop) for loop in (intake.run(_ready), Upkeep(parts.jobs, JANITOR_SECONDS).run(), _pet())
-    ]
+    loops = (intake.run(_ready), Upkeep(parts.jobs, JANITOR_SECONDS).run(), _pet(), _store_ended(parts))
+    endless = [asyncio.create_task(loop) for loop in loops]
     work = asyncio.create_task(_work(parts, submission, stopping))
     try:
         done, _ = await asyncio.wait({work, *endless}, return_when=asyncio.FIRST_COMPLETED)
@@ -233,6 +234,14 @@ async def _work(parts: Parts, submission: Submission, stopping: asyncio.Event) -
 def _worker(parts: Parts, lane: Lane, step: Step, give_up: GiveUp, attempts: int) -> Worker:
     config = parts.config
     return Worker(parts.jobs, lane, step, give_up, attempts, config.agent.retry_seconds, config.redis.lease_seconds / 3)
+
+
+async def _store_ended(parts: Parts) -> None:
+    """The private Redis ends by itself when its disk is full: then nothing can be kept, and nothing may be taken."""
+    if parts.config.redis.url:
+        await asyncio.Event().wait()
+    await parts.store.wait()
+    raise TemporaryError("the private Redis ended; its log is in the state directory. Is the disk full?")
 
 
 async def _pet() -> None:
@@ -308,20 +317,18 @@ def _jobs(config: Config, client: Redis) -> RedisJobs:
 
 
 @asynccontextmanager
-async def _redis(config: Config) -> AsyncIterator[Redis]:
-    """A client of the configured server, or of a private one that lives as long."""
+async def _redis(config: Config) -> AsyncIterator[tuple[Redis, PrivateRedis]]:
+    """A client of the configured server, or of the private one, started and living as long."""
     async with AsyncExitStack() as stack:
-        url = config.redis.url
-        if not url:
-            server = private_redis(config)
+        server = private_redis(config)
+        if not config.redis.url:
             await server.start()
             stack.push_async_callback(server.stop)
-            url = server.url
-        client, warnings = await redis.connect(url)
+        client, warnings = await redis.connect(config.redis.url or server.url)
         stack.push_async_callback(client.aclose)
         for warning in warnings:
             log.warning("redis: %s", warning)
-        yield client
+        yield client, server
 
 
 async def _check_sandbox(parts_on_host: Host, runtime: Path) -> None:

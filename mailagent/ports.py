@@ -31,8 +31,8 @@ class Inbox(Protocol):
         """Connect (again) and select the folder; returns which mailbox the UIDs now belong to."""
 
     async def first_cursor(self, start: str) -> int:
-        """Where the cursor of a mailbox never seen begins, by config mail.start: "all" 0, "new" the highest UID, "unseen"
-        just below the oldest unread message (a cursor has no holes: what was read above it comes along)."""
+        """Where the cursor of a mailbox never seen begins, by config mail.start: "all" 0, "new" the highest UID,
+        "unseen" just below the oldest unread message (a cursor has no holes: what was read above it comes along)."""
 
     async def uids_after(self, uid: int) -> list[int]:
         """UIDs of the messages above `uid`, ascending."""

@@ -97,9 +97,9 @@ def give_up_root(home: Path, writable: Sequence[Path], readable: Sequence[Path],
     """Start over with `command` as an unprivileged user when we are root; returns at once for everybody else.
 
     Code in a sandbox under uid 0 could write host files that belong to uid 0. The user is the owner of `home`, else
-    `mailagent`, else a number nobody has; `writable` directories are made and given to it. Directories on the way to what we must read that are
-    closed to it (a checkout below /root) are replaced, in a mount namespace of our own, by empty ones that hold only
-    that."""
+    `mailagent`, else a number nobody has; `writable` directories are made and given to it. Directories that are closed
+    to it on the way to what we must read (a checkout below /root) are replaced, in a mount namespace of our own, by
+    empty ones that hold only that."""
     if os.geteuid() != 0:
         return
     uid, gid = _user(home)
@@ -107,8 +107,8 @@ def give_up_root(home: Path, writable: Sequence[Path], readable: Sequence[Path],
         directory.mkdir(parents=True, exist_ok=True)
         os.chown(directory, uid, gid)
     for path in readable:
-        if not path.stat().st_mode & 0o004:
-            raise ConfigError(f"{path} is for root alone, and mailagent does not stay root: chmod -R go+rX {path}")
+        if not _may_read(path.stat(), uid, gid):
+            raise ConfigError(f"{path} is closed to uid {uid}, and mailagent does not stay root: chmod -R go+rX {path}")
     needed = [path.resolve() for path in (*writable, *readable, Path(sys.base_prefix))]
     closed = {top: [path for path in needed if path.is_relative_to(top)] for top in _closed(needed)}
     if closed:
@@ -128,6 +128,11 @@ def _user(directory: Path) -> tuple[int, int]:
     except KeyError:
         return FALLBACK_UID, FALLBACK_UID
     return entry.pw_uid, entry.pw_gid
+
+
+def _may_read(info: os.stat_result, uid: int, gid: int) -> bool:
+    bit = 0o400 if info.st_uid == uid else 0o040 if info.st_gid == gid else 0o004
+    return bool(info.st_mode & bit)
 
 
 def _closed(paths: Sequence[Path]) -> Iterator[Path]:

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, contextmanager
 from importlib import resources
 from typing import Any, Literal
 
-from redis.asyncio import Redis as Redis
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
@@ -28,6 +28,8 @@ from mailagent.core.errors import ConfigError, LeaseLostError, TemporaryError
 from mailagent.core.job import Composed, Dead, Job, decode, encode
 from mailagent.core.values import Mailbox, Thread, ThreadId
 from mailagent.ports import Claim, CursorMove, Lane
+
+__all__ = ["PREFIX", "Redis", "RedisJobs", "connect", "script", "store_errors"]
 
 PREFIX = "{ma}"
 """The hash tag puts all keys into one slot, as a script needs it (redis.io/docs/reference/cluster-spec)."""

@@ -51,8 +51,8 @@ def arguments(policy: Policy) -> list[str]:
 
     No network, no host files but those of `Host` read-only, own pid, ipc, uts and user namespace, no capabilities, no
     nested user namespaces, an empty environment, sized tmpfs. /proc/sys is read-only because a file there belongs to
-    the host's uid 0 whatever the namespace says; in/, work/ and out/ are mounts of their own, so that code inside cannot
-    replace them by links that the daemon would follow."""
+    the host's uid 0 whatever the namespace says; in/, work/ and out/ are mounts of their own, so that code inside
+    cannot replace them by links that the daemon would follow."""
     return [
         policy.host.bwrap,
         *_isolation(),

@@ -46,8 +46,8 @@ class Inbound:
 
     `sender` and `recipients` are bare addresses in lower case; `message_id`, `in_reply_to` and `references` keep their
     angle brackets; `text` is what the writer wrote now, `quoted` the history below it; `automatic` says why a
-    machine wrote it, "" for a person; `authentication` holds the Authentication-Results values, topmost first (RFC 8601);
-    `defects` says why the sender cannot be told, empty when it can.
+    machine wrote it, "" for a person; `authentication` holds the Authentication-Results values, topmost first (RFC
+    8601); `defects` says why the sender cannot be told, empty when it can.
     """
 
     message_id: str

@@ -51,16 +51,18 @@ class Intake:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, MAX_DELAY_SECONDS)
 
-    async def take_new(self, mailbox: Mailbox) -> int:
-        """Take over every message above the cursor; returns how many were met."""
-        cursor = await self._cursor(mailbox)
-        met = 0
+    async def take_new(self, mailbox: Mailbox) -> None:
+        """Take over every message above the cursor. Where the cursor is found elsewhere – the store lost its tail, or
+        another daemon was here – begin again from where it stands."""
+        while not await self._take_all(mailbox, await self._cursor(mailbox)):
+            log.warning("the cursor of %s was moved: taken up from there", mailbox.folder)
+
+    async def _take_all(self, mailbox: Mailbox, cursor: int) -> bool:
         for uid in await self.inbox.uids_after(cursor):
-            moved = await self._take(CursorMove(mailbox, cursor, uid))
-            if not moved:  # the store lost its tail, or another daemon was here: begin again from where it stands
-                return met + await self.take_new(mailbox)
-            cursor, met = uid, met + 1
-        return met
+            if not await self._take(CursorMove(mailbox, cursor, uid)):
+                return False
+            cursor = uid
+        return True
 
     async def _cursor(self, mailbox: Mailbox) -> int:
         known = await self.jobs.cursor(mailbox)

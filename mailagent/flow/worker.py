@@ -30,6 +30,7 @@ class Worker:
     attempts: int
     retry_seconds: float
     renew_seconds: float
+    claim_seconds: float = CLAIM_SECONDS
 
     async def run(self, places: int, stopping: asyncio.Event, drain_seconds: float) -> None:
         """Serve with so many places until `stopping`; then running steps get `drain_seconds` before they are
@@ -48,7 +49,7 @@ class Worker:
     async def _serve(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             try:
-                claim = await self.jobs.claim(self.lane, CLAIM_SECONDS)
+                claim = await self.jobs.claim(self.lane, self.claim_seconds)
             except TemporaryError as error:
                 log.warning("%s: the store is away: %s", self.lane, error)
                 await asyncio.sleep(STORE_AWAY_SECONDS)

@@ -1,9 +1,9 @@
-"""One turn through the daemon beside a bare, unsandboxed query() of the same model script, both with a zero-latency model.
+"""One turn through the daemon beside a bare, unsandboxed query() of the same script, with a zero-latency model.
 
     python -m tests.bench.turn [ROUNDS]
 
-Prints seconds (median of interleaved rounds) and their ratio: a mail accepted until its reply is handed to SMTP, one small
-CSV, one Bash call; the goal is at most 2.0."""
+Prints seconds (median of interleaved rounds) and their ratio: a mail accepted until its reply is handed to SMTP, one
+small CSV, one Bash call; the goal is at most 2.0."""
 
 import asyncio
 import os
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from claude_agent_sdk import ClaudeAgentOptions, ResultMessage, query
 
@@ -27,7 +28,7 @@ CODE = (
     "import pandas as pd; t = pd.read_csv('in/orders.csv', sep=';', decimal=','); "
     "open('out/answer.md', 'w').write(f'Revenue is {t.revenue.sum()}.')"
 )
-SCRIPT = [
+SCRIPT: list[list[dict[str, Any]]] = [
     [{"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {"command": f'python3 -c "{CODE}"'}}],
     [{"type": "text", "text": "Done."}],
 ]
@@ -63,7 +64,9 @@ async def bare(place: Path) -> float:
 
 async def main(rounds: int) -> None:
     place = Path(tempfile.mkdtemp(prefix="ma-", dir="/tmp"))
-    bare_seconds, daemon_seconds, stages = [], [], {}
+    bare_seconds: list[float] = []
+    daemon_seconds: list[float] = []
+    stages: dict[str, list[float]] = {}
     try:
         async with world(place, replay=SCRIPT * (rounds + 1)) as at:
             for round_ in range(rounds + 1):  # the first warms the page cache and is not counted

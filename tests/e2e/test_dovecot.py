@@ -1,4 +1,4 @@
-"""`mailagent run` on a real IMAP server with IDLE and a real SMTP server: the mail of one reaches the other, answered."""
+"""`mailagent run` on a real IMAP server with IDLE and a real SMTP server: what comes to one leaves by the other."""
 
 import asyncio
 import imaplib
@@ -29,7 +29,7 @@ class Receiver:
         self.mails: asyncio.Queue[tuple[list[str], EmailMessage]] = asyncio.Queue()
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
-        mail = message_from_bytes(envelope.content or b"", _class=EmailMessage, policy=policy.default)
+        mail = message_from_bytes(envelope.original_content or b"", _class=EmailMessage, policy=policy.default)
         self.mails.put_nowait((envelope.rcpt_tos, mail))
         return "250 taken"
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,12 +104,24 @@ def certificate(directory: Path, name: str) -> tuple[str, str]:
     return cert, key
 
 
+_STARTED = pytest.StashKey[Dovecot]()
+
+
 @pytest.fixture(scope="session")
-def dovecot() -> Iterator[Dovecot]:
-    """One server for all tests; each takes a user of its own."""
+def dovecot(pytestconfig: pytest.Config) -> Dovecot:
+    """One server for all tests of all modules; each takes a user of its own."""
     program = shutil.which("dovecot", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         pytest.skip("Dovecot is not installed: make test does it")
+    if _STARTED not in pytestconfig.stash:
+        until_the_end = ExitStack()
+        pytestconfig.add_cleanup(until_the_end.close)
+        pytestconfig.stash[_STARTED] = until_the_end.enter_context(_running(program))
+    return pytestconfig.stash[_STARTED]
+
+
+@contextmanager
+def _running(program: str) -> Iterator[Dovecot]:
     with tempfile.TemporaryDirectory(prefix="dovecot-") as name:
         directory = Path(name)
         imap_port, imaps_port = _free_ports(2)
@@ -126,17 +139,17 @@ def dovecot() -> Iterator[Dovecot]:
                 imaps_port=imaps_port,
             )
         )
-        # Dovecot wants users that have names, which that of a test may not have: to it, we are nobody.
-        command = ["unshare", "--user", "--map-user=65534", "--map-group=65534", program, "-F", "-c", str(config)]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        try:
-            _wait_until_ready(process)
-            yield Dovecot(imap_port, imaps_port, cert)
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
-            if process.stderr:
-                process.stderr.close()
+        # Dovecot wants users that have names, which that of a test may not have: to it, we are nobody. All of its
+        # processes end with the first in their namespace, and at once.
+        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--user", "--map-user=65534", "--map-group=65534"]
+        command += ["--pid", "--fork", "--kill-child", program, "-F", "-c", str(config)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                _wait_until_ready(process)
+                yield Dovecot(imap_port, imaps_port, cert)
+            finally:
+                process.kill()
+                process.communicate()
 
 
 def _wait_until_ready(process: subprocess.Popen[str]) -> None:

@@ -1,4 +1,4 @@
-"""The gateway over real sockets: one path is open, the key is added outside, streams stream, what is used is counted."""
+"""The gateway over real sockets: one path is open, the key is added outside, streams stream, use is counted."""
 
 import asyncio
 import json
@@ -24,9 +24,9 @@ async def _served(model: Model, socket: Path) -> AsyncIterator[tuple[aiohttp.Cli
     gateway = Gateway(model, "the-key")
     await gateway.start()
     try:
-        async with gateway.listen(socket) as meter:
-            async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as client:
-                yield client, meter
+        connector = aiohttp.UnixConnector(str(socket))
+        async with gateway.listen(socket) as meter, aiohttp.ClientSession(connector=connector) as client:
+            yield client, meter
     finally:
         await gateway.stop()
 
@@ -88,7 +88,8 @@ async def test_requests_and_tokens_are_capped(tmp_path: Path) -> None:
 
 async def test_a_request_that_is_none_is_refused(tmp_path: Path) -> None:
     async with RulesModel(replay=[]) as upstream, _served(Model(base_url=upstream.url), tmp_path / "s") as (client, _):
-        for body in ([], {}, {"messages": "x"}, "x"):
+        bodies: list[Any] = [[], {}, {"messages": "x"}, "x"]
+        for body in bodies:
             assert (await _post(client, body))[0] == 400
         async with client.post("http://model/v1/messages", data=b"{") as response:
             assert response.status == 400
@@ -105,11 +106,14 @@ async def test_an_error_of_the_model_passes_with_its_retry_after(tmp_path: Path)
     async def busy(_: web.Request) -> web.Response:
         return web.json_response({"type": "error"}, status=429, headers={"retry-after": "7", "set-cookie": "x=1"})
 
-    async with _upstream(busy) as url, _served(Model(base_url=url), tmp_path / "s") as (client, _):
-        async with client.post("http://model/v1/messages", json=ASK) as response:
-            assert response.status == 429
-            assert response.headers["retry-after"] == "7"
-            assert "set-cookie" not in response.headers
+    async with (
+        _upstream(busy) as url,
+        _served(Model(base_url=url), tmp_path / "s") as (client, _),
+        client.post("http://model/v1/messages", json=ASK) as response,
+    ):
+        assert response.status == 429
+        assert response.headers["retry-after"] == "7"
+        assert "set-cookie" not in response.headers
 
 
 async def test_a_stream_is_not_held_back(tmp_path: Path) -> None:
@@ -123,11 +127,14 @@ async def test_a_stream_is_not_held_back(tmp_path: Path) -> None:
         await response.write(b"data: second\n\n")
         return response
 
-    async with _upstream(slow) as url, _served(Model(base_url=url), tmp_path / "s") as (client, _):
-        async with client.post("http://model/v1/messages", json=ASK) as response:
-            assert await response.content.readany() == b"data: first\n\n"
-            go_on.set()
-            assert await response.read() == b"data: second\n\n"
+    async with (
+        _upstream(slow) as url,
+        _served(Model(base_url=url), tmp_path / "s") as (client, _),
+        client.post("http://model/v1/messages", json=ASK) as response,
+    ):
+        assert await response.content.readany() == b"data: first\n\n"
+        go_on.set()
+        assert await response.read() == b"data: second\n\n"
 
 
 async def test_an_answer_that_breaks_off_does_not_look_whole(tmp_path: Path) -> None:

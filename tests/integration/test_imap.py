@@ -165,6 +165,20 @@ async def test_a_server_that_says_bye_in_idle_is_still_followed(server: MailServ
         assert await peer.deliver(b"\r\n2\r\n") == await waiting
 
 
+async def test_two_connections_are_enough_however_much_news_there_is(
+    peer: ServerPeer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "imapclient")
+    await peer.inbox.open()
+    uid = 0
+    async with asyncio.timeout(DEADLINE):
+        for _ in range(3):
+            waiting = asyncio.ensure_future(follow(peer.inbox, uid))
+            uid = await peer.deliver(b"\r\nx\r\n")
+            assert await waiting == uid
+    assert caplog.text.count("LOGIN") == 2
+
+
 async def test_a_new_uidvalidity_ends_listening(server: MailServer, peer: ServerPeer) -> None:
     before = await peer.inbox.open()
     await peer.inbox.changed(0.01)
@@ -208,6 +222,18 @@ async def test_moving_without_move_leaves_what_others_deleted(dovecot: Dovecot) 
     await peer.inbox.close()
 
 
+async def test_nothing_that_could_carry_news_away_is_asked_between_the_last_look_and_idle() -> None:
+    script = {"IDLE": "+ idling\r\n* 2 EXISTS\r\n", "CAPABILITY": "* CAPABILITY IMAP4rev1 IDLE\r\n%s OK done\r\n"}
+    async with scripted(script.get) as (imap, heard):
+        box = inbox(imap)
+        await box.open()
+        await box.changed(FOREVER)
+        await box.changed(FOREVER)
+        await box.close()
+    commands = [line.split()[1] for line in heard if line != "DONE"]
+    assert commands[commands.index("EXAMINE") + 1] == "IDLE"
+
+
 async def test_without_idle_the_mailbox_is_polled(dovecot: Dovecot) -> None:  # noqa: F811
     imap = imap_settings(dovecot.imap_port, user=dovecot.user(), host=OLD_HOST)
     peer = ServerPeer(imap, mail_settings(moves=False))
@@ -222,7 +248,7 @@ async def test_without_idle_the_mailbox_is_polled(dovecot: Dovecot) -> None:  # 
     await peer.inbox.close()
 
 
-Script = Callable[[str], str]
+Script = Callable[[str], str | None]
 
 
 @asynccontextmanager
@@ -301,7 +327,20 @@ async def test_an_odd_message_is_a_temporary_error(answer: str) -> None:
         await box.open()
         with pytest.raises(TemporaryError):
             await box.fetch(1, now=0)
+        with pytest.raises(TemporaryError, match="lost"):
+            await box.fetch(1, now=0)
         await box.close()
+
+
+async def test_a_mail_over_the_limit_is_not_even_asked_for() -> None:
+    answer = "* 1 FETCH (UID 5 RFC822.SIZE 100001)\r\n%s OK done\r\n"
+    async with scripted(lambda command: answer if "RFC822.SIZE" in command else "") as (imap, heard):
+        box = inbox(imap)
+        await box.open()
+        with pytest.raises(PermanentError):
+            await box.fetch(5, now=0)
+        await box.close()
+    assert not [line for line in heard if "BODY" in line]
 
 
 async def test_what_others_do_meanwhile_is_not_taken_for_the_message() -> None:

@@ -113,6 +113,7 @@ async def test_nobody_may_be_anybody_else(server: MailServer, sender: bytes) -> 
 async def test_a_name_without_a_password_proves_nothing(server: MailServer) -> None:
     message = await delivered(server, b"From: customer@example.test\r\n\r\nx\r\n", user="")
     assert verdicts(message) == [FAIL]
+    assert verdicts(await delivered(server, b"\r\nx\r\n", user="")) == [f"{AUTHSERV}; dmarc=fail"]
     assert "with ESMTP for" in message["Received"]
     assert verdicts(await delivered(server, b"From: customer@example.test\r\n\r\nx\r\n", user=AGENT)) == [FAIL]
 

@@ -92,6 +92,7 @@ EXPECTED = {
     ),
     "glued": Expected("day date, amount integer", 3, {"amount": "12"}, says=["repeated 1 times"]),
     "month_first": Expected("day date, n integer", 3, says=["day: dates are MM/DD/YYYY", "2025-01-31 .. 2025-12-24"]),
+    "short_years": Expected("day date, n integer", 3, says=["mixes 2 formats", "| 2025-02-01 .. 2025-03-15 |"]),
     "ambiguous": Expected("day date, n integer", 3, says=['"01/04/2025" was read as MM/DD (assumed']),
     "years": Expected(
         "Region text, 2023 number, 2024 number", 2, {"2023": "1100.75", "2024": "500.5"}, 'decimal ",", header row 1'
@@ -427,7 +428,7 @@ def test_a_lost_or_foreign_manifest_is_no_obstacle(tmp_path: Path) -> None:
         "[]",
         '{"version": 0, "files": []}',
         whole.replace('"notes"', '"x"'),
-        whole.replace('"bytes"', '"x"'),
+        whole.replace('"sha256"', '"bytes"'),
     ):
         (place / "work" / "manifest.json").write_text(broken)
         assert profiled(place).text == text

@@ -232,6 +232,7 @@ async def test_the_janitor_forgets_workers_of_long_ago(
     assert await jobs.repair() == 0
     (worker,) = await client.xinfo_consumers(READY, "workers")
     assert worker["pending"] == 1
+    assert await client.xlen(READY) == 1
 
 
 async def test_the_janitor_forgets_dead_jobs_of_long_ago(client: Redis, jobs: Jobs) -> None:

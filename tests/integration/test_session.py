@@ -1,4 +1,4 @@
-"""A session as the daemon runs it: real SDK, real CLI, real bubblewrap, real Redis; the model replays or follows rules."""
+"""A session as the daemon runs it: real SDK, real CLI, real bubblewrap, real Redis; the model is a replay."""
 
 import asyncio
 import json
@@ -131,7 +131,10 @@ async def test_the_skills_are_offered_and_load(short_path: Path) -> None:
 
 async def test_nothing_of_the_daemon_reaches_sandbox_or_model(short_path: Path) -> None:
     os.environ["MAILAGENT_TEST_SECRET"] = "do-not-tell"
-    look = "env; cat /proc/*/environ | tr '\\0' '\\n'; ls -a / /root /home /run /srv; cat /etc/hostname; find / -name '*.toml' 2>/dev/null | head"
+    look = (
+        "env; cat /proc/*/environ | tr '\\0' '\\n'; ls -a / /root /home /run /srv; "
+        "cat /etc/hostname; find / -name '*.toml' 2>/dev/null | head"
+    )
     try:
         async with desk(short_path, [bash(look), text("ok")]) as at:
             await at.turn("hello")
@@ -159,7 +162,7 @@ async def test_code_in_the_sandbox_has_no_network_and_no_way_to_the_host(short_p
         "namespace": "unshare -U true",
         "other threads": f"ls -a {short_path}/threads | grep other",
         "redis": f"ls {short_path}/run",
-        "planted module": "echo 'raise SystemExit(0)' > json.py; python3 -c 'import json; json.dumps(1); raise SystemExit(3)'",
+        "planted module": "echo 'raise SystemExit(0)' > json.py; python3 -c 'import json; raise SystemExit(3)'",
     }
     script = "; ".join(f"( {command} ) >/dev/null 2>&1 && echo HOLE {name}" for name, command in attempts.items())
     async with desk(short_path, [bash(f"{script}; echo looked"), text("ok")]) as at:
@@ -172,7 +175,8 @@ async def test_code_in_the_sandbox_has_no_network_and_no_way_to_the_host(short_p
 async def test_nothing_in_the_workspace_is_loaded_as_settings(short_path: Path) -> None:
     plant = (
         "mkdir -p .claude/skills/evil && echo 'PLANTED' > CLAUDE.md && "
-        'echo \'{"hooks":{"PreToolUse":[{"hooks":[{"type":"command","command":"touch /srv/out/hooked"}]}]}}\' > .claude/settings.json && '
+        'echo \'{"hooks":{"PreToolUse":[{"hooks":[{"type":"command","command":"touch out/hooked"}]}]}}\' '
+        "> .claude/settings.json && "
         'echo \'{"mcpServers":{"evil":{"command":"touch","args":["/srv/out/mcp"]}}}\' > .mcp.json && '
         "printf -- '---\\nname: evil\\ndescription: PLANTED SKILL\\n---\\nx' > .claude/skills/evil/SKILL.md"
     )
@@ -211,7 +215,9 @@ async def test_a_turn_that_is_cancelled_leaves_no_process(short_path: Path) -> N
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert _processes_of(short_path) == []
+        async with asyncio.timeout(10):  # the kernel ends what was in the sandbox, in its own time
+            while _processes_of(short_path):
+                await asyncio.sleep(0.02)
 
 
 async def test_too_many_steps_end_in_plain_words(short_path: Path) -> None:

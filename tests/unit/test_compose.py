@@ -7,7 +7,7 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage, MIMEPart
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mailagent.core.compose import compose, reply_id
@@ -164,6 +164,7 @@ def test_a_boundary_never_ends_a_part() -> None:
     assert shape(other) == shape(read(composed(FULL)))
 
 
+@example(subject="", name="", instance="", file="a\r\nX: y.csv", media_type="text/csv")
 @given(
     subject=st.text(max_size=60),
     name=st.text(max_size=60),
@@ -179,6 +180,7 @@ def test_no_text_of_others_adds_a_field(subject: str, name: str, instance: str, 
     assert fields(data) == expected
     assert data.count(b"Content-Disposition:") == 1
     assert shape(read(data))[0] == "mixed"  # type: ignore[index]
+    assert not re.search(r"[\x00-\x1f]", list(read(data).iter_attachments())[-1].get_filename() or "")
 
 
 def test_what_was_composed_is_understood_and_never_answered() -> None:

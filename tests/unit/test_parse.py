@@ -173,6 +173,7 @@ def test_a_subject_cannot_carry_line_breaks() -> None:
         (b"Subject: =?idna?b?//8=?= x", "\ufffd\ufffd x"),
         (b"Subject: =?utf-8?b?a?= x", "a x"),
         (b"Subject: two\r\n\tlines", "two lines"),
+        (b"Subject: =?utf-8?q?a?= =?iso-8859-1?q?=E4?= =?utf-8?q?=00b=1Bc?=", "aä b c"),
         (b"Subject: a =?utf-8?q?b?= c =?utf-8?q?d?=\r\n =?utf-8?q?e?=", "a b c de"),
         (b"Subject: \xe2\x80\xaenot hidden", "\u202enot hidden"),
     ],
@@ -378,6 +379,15 @@ def test_words_behind_what_quotequail_sees_are_kept() -> None:
     assert parse(mail(body=body.encode())).text == body
     answered = f"On Mon, mailagent wrote:\n{QUOTED}\n{body}"
     assert parse(mail(body=answered.encode())).text == body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [("w" * 900 + "\n") * 100 + "On Monday mailagent wrote:\n> old", "words\nOn " + "x" * 2_000 + " wrote:\n> a\n> b"],
+    ids=["far below", "in a long line"],
+)
+def test_a_quote_is_not_looked_for_where_looking_costs_too_much(body: str) -> None:
+    assert parse(mail(body=body.encode())).text == body
 
 
 # Attachments

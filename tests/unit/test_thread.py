@@ -84,6 +84,12 @@ def test_long_references_keep_the_first_and_the_last_eight() -> None:
     assert references_for(mail) == ids("a", *"fghijkl", "m")
 
 
+def test_references_that_are_too_long_lose_those_in_between() -> None:
+    long = [f"<{n}{'x' * 200}@x>" for n in range(7)]
+    mail = replace(PLAIN, message_id="<m@x>", references=tuple(long))
+    assert references_for(mail) == (long[0], *long[-3:], "<m@x>")
+
+
 @given(IDS, IDS, st.sampled_from(["<m@x>", OUTLOOK, "<" + "z" * 250 + ">", "<0@missing.invalid>"]))
 def test_references_fit_and_end_with_the_mail_answered(
     in_reply_to: list[str], references: list[str], message_id: str

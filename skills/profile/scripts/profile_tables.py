@@ -89,7 +89,7 @@ def _manifest(work: Path) -> dict[str, Entry]:
             return {}
         known = {entry["file"]: entry for entry in manifest["files"]}
         _profile(list(known.values()), Path("in"), Path("tables"))
-        complete = all({"sha256", "bytes", *entry} == ENTRY_KEYS for entry in known.values())
+        complete = all(set(entry) == ENTRY_KEYS for entry in known.values())
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
     return known if complete else {}

@@ -1,0 +1,358 @@
+"""The flow over fakes: what becomes of a mail, step by step, and of every error on the way."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailagent.adapters.blobs import DiskBlobs
+from mailagent.adapters.host import share
+from mailagent.adapters.workspaces import DiskWorkspaces
+from mailagent.core.errors import PermanentError, TemporaryError
+from mailagent.core.job import Dead, Job, Sent
+from mailagent.core.render import Style
+from mailagent.core.screen import Rule
+from mailagent.flow.delivery import Delivery
+from mailagent.flow.intake import Intake
+from mailagent.flow.turns import Turns
+from mailagent.flow.worker import Worker
+from mailagent.ports import Clock
+from tests.fakes_agent import FakeAgent
+from tests.fakes_jobs import FakeJobs, Shelf
+from tests.fakes_mail import FakeInbox, FakeSubmission
+from tests.fakes_parser import FakeParser
+
+AGENT, CUSTOMER, COLLEAGUE = "agent@demo.test", "customer@example.org", "colleague@example.org"
+NUMBERS = itertools.count(1)
+
+
+class Ticking(Clock):
+    """A clock that moves on by a second whenever it is asked."""
+
+    def __init__(self) -> None:
+        self._seconds = itertools.count(1_700_000_000)
+
+    def now(self) -> float:
+        return float(next(self._seconds))
+
+    def monotonic(self) -> float:
+        return float(next(self._seconds))
+
+
+@dataclass
+class House:
+    """All rooms of the flow, with fakes for the world."""
+
+    place: Path
+    shelf: Shelf = field(default_factory=Shelf)
+    inbox: FakeInbox = field(default_factory=FakeInbox)
+    submission: FakeSubmission = field(default_factory=FakeSubmission)
+    agent: FakeAgent = field(default_factory=FakeAgent)
+    attempts: int = 2
+    turn_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        self.jobs = FakeJobs(shelf=self.shelf)
+        self.blobs = DiskBlobs(self.place / "blobs")
+        self.spaces = DiskWorkspaces(self.place / "threads", self.blobs, max_out_bytes=10**6, max_out_files=20)
+
+    def intake(self) -> Intake:
+        rules = [Rule((), ("example.org",), "authenticated")]
+        return Intake(
+            self.inbox, FakeParser(), self.blobs, self.jobs, Ticking(), rules, AGENT, "mx.demo.test", "all", 600.0
+        )
+
+    def turns(self) -> Worker:
+        texts = [(share() / "config" / name).read_text() for name in ("reply.html", "reply.css")]
+        turns = Turns(
+            jobs=self.jobs,
+            blobs=self.blobs,
+            parser=FakeParser(),
+            workspaces=self.spaces,
+            agent=self.agent,
+            clock=Ticking(),
+            style=Style(*texts),
+            sender=AGENT,
+            sender_name="Agent",
+            notice="",
+            turn_seconds=self.turn_seconds,
+        )
+        return Worker(self.jobs, "turns", turns.step, turns.give_up, self.attempts, 0.01, 0.05, 0.05)
+
+    def delivery(self) -> Worker:
+        delivery = Delivery(self.jobs, self.blobs, self.submission, Ticking(), AGENT)
+        return Worker(self.jobs, "delivery", delivery.step, delivery.give_up, 3, 0.01, 0.05, 0.05)
+
+    async def deliver(self, mail: EmailMessage) -> None:
+        """The mail arrives and is taken over."""
+        self.inbox.deliver(mail.as_bytes(policy=policy.SMTP))
+        await self.intake().take_new(await self.inbox.open())
+
+    async def settle(self) -> None:
+        """Until nothing waits any more."""
+        async with self.running():
+            async with asyncio.timeout(20):
+                while any(self.shelf.lanes[lane] for lane in ("turns", "delivery")):
+                    await asyncio.sleep(0.005)
+
+    @asynccontextmanager
+    async def running(self, drain: float = 5.0) -> AsyncIterator[asyncio.Event]:
+        stopping = asyncio.Event()
+        loops = [asyncio.create_task(worker.run(2, stopping, drain)) for worker in (self.turns(), self.delivery())]
+        try:
+            yield stopping
+        finally:
+            stopping.set()
+            await asyncio.gather(*loops)
+
+    def job(self, mail: EmailMessage) -> Job:
+        return self.shelf.jobs[self.shelf.ids[mail["Message-ID"]]]
+
+    def replies(self) -> list[EmailMessage]:
+        return [
+            message_from_bytes(sent.data, _class=EmailMessage, policy=policy.default) for sent in self.submission.sent
+        ]
+
+    def texts(self) -> list[str]:
+        return [str(body.get_content()) for reply in self.replies() if (body := reply.get_body(("plain",)))]
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def mail(text: str = "How much?", sender: str = CUSTOMER, proof: str = "dmarc=pass", **more: Any) -> EmailMessage:
+    message = EmailMessage()
+    message["Authentication-Results"] = f"mx.demo.test; {proof} header.from={sender.partition('@')[2]}"
+    message["From"], message["To"], message["Subject"] = sender, AGENT, more.get("subject", "Sales")
+    message["Message-ID"] = f"<{next(NUMBERS)}@example.org>"
+    if more.get("reply_to"):
+        message["In-Reply-To"] = more["reply_to"]
+    message.set_content(text)
+    for name, data in more.get("files", [("a.csv", b"x;y\n1;2\n")]):
+        message.add_attachment(data, maintype="text", subtype="csv", filename=name)
+    return message
+
+
+async def test_a_mail_becomes_one_reply(house: House) -> None:
+    house.agent.files = {"answer.md": b"It is **42**.", "analysis.py": b"print(42)"}
+    question = mail()
+    await house.deliver(question)
+    await house.settle()
+    [reply] = house.replies()
+    assert reply["In-Reply-To"] == question["Message-ID"]
+    assert reply["To"] == CUSTOMER
+    assert "It is 42." in house.texts()[0]
+    assert isinstance(house.job(question).stage, Sent)
+    names = [stamp.name for stamp in house.job(question).history]
+    assert names == ["received", "parsed", "ingested", "first model request", "answered", "composed", "sending", "sent"]
+    assert house.submission.filed == house.submission.sent
+    assert house.inbox.filed == {1: "processed"}
+    assert house.agent.open == 0
+    assert "profile of a.csv" in house.agent.turns[0].prompt
+
+
+async def test_what_the_agent_said_is_the_answer_when_it_wrote_none(house: House) -> None:
+    await house.deliver(mail())
+    await house.settle()
+    assert "The answer is 42." in house.texts()[0]
+
+
+async def test_a_reply_goes_on_in_its_thread_and_only_its_owner_can(house: House) -> None:
+    first = mail()
+    await house.deliver(first)
+    await house.settle()
+    again = mail("And now?", reply_to=house.replies()[0]["Message-ID"], files=[], subject="Something else")
+    await house.deliver(again)
+    other = mail("Me too?", sender=COLLEAGUE, reply_to=house.replies()[0]["Message-ID"])
+    await house.deliver(other)
+    await house.settle()
+    assert house.job(again).thread == house.job(first).thread
+    assert house.job(other).thread != house.job(first).thread
+    numbers = {turn.prompt.split("\n")[1]: turn.session for turn in house.agent.turns}
+    assert [turn.number for turn in house.agent.turns if turn.thread == house.job(first).thread] == [1, 2]
+    assert len(set(numbers.values())) == 2
+    assert "profile" not in next(t.prompt for t in house.agent.turns if t.number == 2)
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        mail(sender="who@elsewhere.test"),
+        mail(proof="dmarc=fail"),
+        mail(sender=AGENT),
+        mail(text="auto", sender="mailer-daemon@example.org"),
+    ],
+    ids=["not allowed", "unproven", "ourselves", "a machine"],
+)
+async def test_whoever_may_not_ask_gets_nothing(house: House, stranger: EmailMessage, caplog: Any) -> None:
+    with caplog.at_level("INFO"):
+        await house.deliver(stranger)
+        await house.settle()
+    assert house.replies() == []
+    assert house.shelf.jobs == {}
+    assert house.inbox.filed == {1: "refused"}
+    assert len([record for record in caplog.records if "no reply to uid=1" in record.message]) == 1
+
+
+async def test_nothing_to_analyse_is_said_without_an_agent(house: House) -> None:
+    await house.deliver(mail(files=[]))
+    await house.deliver(mail(files=[("brochure.docx", b"PK")]))
+    await house.settle()
+    assert "CSV" in house.texts()[0]
+    assert any("brochure.docx" in text for text in house.texts())
+    assert house.agent.turns == []
+
+
+async def test_an_unreadable_file_is_named_with_its_reason(house: House) -> None:
+    house.agent.unreadable = {"a.csv": "is empty"}
+    await house.deliver(mail())
+    await house.settle()
+    assert "a.csv" in house.texts()[0]
+    assert "is empty" in house.texts()[0]
+    assert house.agent.turns == []
+
+
+async def test_a_failed_attempt_is_tried_again(house: House) -> None:
+    house.agent.failures = [TemporaryError("away")]
+    await house.deliver(mail())
+    await house.settle()
+    assert "The answer is 42." in house.texts()[0]
+    assert len(house.agent.turns) == 2
+
+
+@pytest.mark.parametrize("failure", [TemporaryError("away"), RuntimeError("a bug")])
+async def test_a_turn_that_keeps_failing_ends_in_one_apology_and_the_thread_goes_on(
+    house: House, failure: Exception
+) -> None:
+    house.agent.failures = [failure] * 2
+    await house.deliver(mail())
+    await house.settle()
+    assert len(house.agent.turns) == 2
+    [text] = house.texts()
+    assert "I am sorry" in text
+    assert str(failure) not in text, "details are for the log"
+    again = mail("And now?", reply_to=house.replies()[0]["Message-ID"], files=[])
+    await house.deliver(again)
+    await house.settle()
+    assert "The answer is 42." in house.texts()[1]
+
+
+async def test_a_permanent_error_is_told_at_once_in_its_own_words(house: House) -> None:
+    house.agent.failures = [PermanentError("Please ask for less at once.")]
+    await house.deliver(mail())
+    await house.settle()
+    assert "Please ask for less at once." in house.texts()[0]
+    assert len(house.agent.turns) == 1
+
+
+async def test_a_turn_past_its_deadline_is_a_failed_attempt(house: House) -> None:
+    house.turn_seconds, house.attempts = 0.05, 1
+    house.agent.go_on = asyncio.Event()
+    await house.deliver(mail())
+    await house.settle()
+    assert "I am sorry" in house.texts()[0]
+    assert house.agent.open == 0
+
+
+async def test_a_mail_taken_over_twice_is_answered_once(house: House) -> None:
+    await house.deliver(mail())
+    house.shelf.cursors.clear()
+    await house.intake().take_new(await house.inbox.open())
+    await house.settle()
+    assert len(house.replies()) == 1
+
+
+async def test_a_message_that_cannot_be_parsed_is_set_aside_and_the_next_one_answered(house: House) -> None:
+    house.inbox.deliver(b"Content-Type: multipart/mixed; boundary=a\r\n\r\n" + b"--a\r\n\r\nx\r\n" * 300 + b"--a--\r\n")
+    await house.deliver(mail())
+    await house.settle()
+    assert house.inbox.filed == {1: "held", 2: "processed"}
+    assert len(house.replies()) == 1
+
+
+async def test_a_server_that_says_later_gets_the_same_bytes_again(house: House) -> None:
+    question = mail()
+    house.submission.away = True
+    await house.deliver(question)
+    async with house.running():
+        while house.job(question).attempts == 0:
+            await asyncio.sleep(0.005)
+        assert type(house.job(question).stage).__name__ == "Sending"
+        house.submission.away = False
+        while not house.submission.sent:
+            await asyncio.sleep(0.005)
+    assert len(house.replies()) == 1
+
+
+async def test_a_server_that_says_no_ends_the_job_and_not_the_thread(house: House) -> None:
+    question = mail()
+    house.submission.faults.data_reply = "550 no"
+    await house.deliver(question)
+    await house.settle()
+    assert isinstance(house.job(question).stage, Dead)
+    house.submission.faults.data_reply = ""
+    again = mail("Again?", reply_to=question["Message-ID"], files=[])
+    await house.deliver(again)
+    await house.settle()
+    assert isinstance(house.job(again).stage, Sent)
+    assert house.job(again).thread == house.job(question).thread
+
+
+async def test_a_stop_gives_the_running_turn_back_and_the_next_start_ends_it(house: House) -> None:
+    question = mail()
+    house.agent.go_on = asyncio.Event()
+    await house.deliver(question)
+    async with house.running(drain=0.05):
+        while not house.agent.turns:
+            await asyncio.sleep(0.005)
+    assert house.agent.open == 0
+    assert house.shelf.leases == {}
+    assert house.replies() == []
+    house.agent.go_on = None
+    await house.settle()
+    assert len(house.replies()) == 1
+    assert house.job(question).attempts == 0
+
+
+async def test_work_whose_lease_was_lost_is_dropped_in_silence(house: House) -> None:
+    question = mail()
+    house.agent.go_on = asyncio.Event()
+    await house.deliver(question)
+    async with house.running():
+        while not house.agent.turns:
+            await asyncio.sleep(0.005)
+        house.shelf.leases[("turns", house.job(question).thread)] = ("another", float("inf"))
+        while house.agent.open:
+            await asyncio.sleep(0.005)
+    assert house.replies() == []
+    assert house.shelf.leases[("turns", house.job(question).thread)][0] == "another"
+
+
+async def test_one_thread_at_work_does_not_hold_up_another(house: House) -> None:
+    house.agent.go_on = asyncio.Event()
+    first, second = mail(), mail(sender=COLLEAGUE)
+    await house.deliver(first)
+    await house.deliver(second)
+    async with house.running():
+        while len(house.agent.turns) < 2:
+            await asyncio.sleep(0.005)
+        house.agent.go_on.set()
+    assert {turn.thread for turn in house.agent.turns} == {house.job(first).thread, house.job(second).thread}
+
+
+async def test_the_store_s_cursor_wins_over_ours(house: House) -> None:
+    for _ in range(3):
+        house.inbox.deliver(mail().as_bytes(policy=policy.SMTP))
+    mailbox = await house.inbox.open()
+    house.shelf.cursors[mailbox] = 2
+    await house.intake().take_new(mailbox)
+    assert [job.uid for job in house.shelf.jobs.values()] == [3]
