@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mailagent import __version__, config, daemon
+from mailagent import __version__, commands, config, daemon
 from mailagent.adapters import host, systemd, telemetry
 from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
 from mailagent.core.job import session_id
@@ -41,9 +41,9 @@ def parser() -> argparse.ArgumentParser:
     """Every command with its options."""
     top = argparse.ArgumentParser(prog="mailagent", description=__doc__)
     top.add_argument("--version", action="version", version=__version__)
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
-    _demo(commands)
-    _ask(commands)
+    subparsers = top.add_subparsers(required=True, metavar="COMMAND")
+    _demo(subparsers)
+    _ask(subparsers)
     for name, command, text in (
         ("run", run, "the daemon: watch the mailbox and answer"),
         ("answer", answer, "answer one message from standard input; the reply goes to standard output"),
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         ("status", status, "how many mails wait where"),
         ("show", show, "the life of one mail"),
     ):
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = subparsers.add_parser(name, help=text, description=text)
         sub.add_argument("--config", type=Path, default=Path(CONFIG), help=f"the settings (default: {CONFIG})")
         sub.set_defaults(command=command)
         if name == "show":
@@ -61,9 +61,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _demo(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "the whole thing on this machine: mail server, customer and daemon; no account or key needed"
-    sub = commands.add_parser("demo", help=text, description=text)
+    sub = subparsers.add_parser("demo", help=text, description=text)
     sub.add_argument("--file", type=Path, action="append", default=[], help="a CSV, XLSX or Parquet file (repeatable)")
     sub.add_argument("--question", default="", help="what to ask about it")
     sub.add_argument("--follow-up", action="append", default=[], help="a reply to the answer (repeatable)")
@@ -75,9 +75,9 @@ def _demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     sub.set_defaults(command=demo)
 
 
-def _ask(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _ask(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "ask about files without mail: the same session, sandbox and skills"
-    sub = commands.add_parser("ask", help=text, description=text)
+    sub = subparsers.add_parser("ask", help=text, description=text)
     sub.add_argument("files", type=Path, nargs="*", metavar="FILE", help="CSV, XLSX or Parquet")
     sub.add_argument("--question", required=True, help="what to ask about them")
     sub.add_argument("--out", type=Path, default=Path("ask-out"), help="where the answer goes")
@@ -116,7 +116,7 @@ def answer(arguments: argparse.Namespace) -> int:
     """`mailagent answer`."""
     telemetry.start()
     settings = _unprivileged(arguments.config)
-    sys.stdout.buffer.write(asyncio.run(daemon.ask(settings, sys.stdin.buffer.read())))
+    sys.stdout.buffer.write(asyncio.run(commands.answer(settings, sys.stdin.buffer.read())))
     return 0
 
 
@@ -131,7 +131,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     """`mailagent doctor`."""
     settings = _load(arguments.config)
     _give_up_root(arguments.config, settings, [])
-    found = asyncio.run(daemon.diagnose(settings))
+    found = asyncio.run(commands.diagnose(settings))
     console = Console()
     for each in found:
         console.print(
@@ -144,7 +144,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 def status(arguments: argparse.Namespace) -> int:
     """`mailagent status`."""
     table = Table("queue", "jobs")
-    for name, count in asyncio.run(daemon.status(_load(arguments.config))).items():
+    for name, count in asyncio.run(commands.status(_load(arguments.config))).items():
         table.add_row(name, str(count))
     Console().print(table)
     return 0
@@ -152,7 +152,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 def show(arguments: argparse.Namespace) -> int:
     """`mailagent show`."""
-    job = asyncio.run(daemon.find(_load(arguments.config), arguments.id))
+    job = asyncio.run(commands.find(_load(arguments.config), arguments.id))
     if job is None:
         raise PermanentError(f"no mail with the id {arguments.id} is known")
     if arguments.json:
@@ -175,7 +175,7 @@ def _unprivileged(path: Path) -> config.Config:
 
 def _give_up_root(path: Path, settings: config.Config, writable: list[Path]) -> None:
     """Begin again as somebody else when we are root; secrets in files that only root can read go along."""
-    if os.geteuid() == 0 and os.environ.pop("CREDENTIALS_DIRECTORY", None):
+    if os.geteuid() == 0 and os.environ.pop("CREDENTIALS_DIRECTORY", ""):
         for name, (variable, _) in config.SECRETS.items():
             os.environ[variable] = getattr(settings.secrets, name).get_secret_value()
     host.give_up_root(

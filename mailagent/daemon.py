@@ -26,15 +26,12 @@ from mailagent.adapters.smtp import SmtpSubmission
 from mailagent.adapters.transcripts import RedisTranscripts
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.config import Config
-from mailagent.core.compose import reply_id
 from mailagent.core.errors import ConfigError, TemporaryError
-from mailagent.core.job import Job
 from mailagent.core.policy import Host, Policy
 from mailagent.core.render import Style
 from mailagent.core.screen import Rule
-from mailagent.core.values import Mailbox, Outgoing, RawMessage
 from mailagent.flow.delivery import Delivery
-from mailagent.flow.intake import Intake, new_job
+from mailagent.flow.intake import Intake
 from mailagent.flow.turns import Turns
 from mailagent.flow.upkeep import Upkeep
 from mailagent.flow.worker import Worker
@@ -93,39 +90,6 @@ async def run(config: Config) -> None:
             await inbox.close()
 
 
-async def ask(config: Config, raw: bytes) -> bytes:
-    """Answer one message without a mailbox: same queue, session, sandbox and rendering; returns the reply's bytes."""
-    async with build(config) as parts:
-        inbound = await parts.parser.parse(raw)
-        thread = await parts.jobs.thread_of(inbound.in_reply_to)
-        received = RawMessage(raw, Mailbox("ask", "", 0), 0, parts.clock.now())
-        job = new_job(received, inbound, await parts.blobs.put(raw), thread, "", ())
-        await parts.jobs.accept(job, None)
-        kept, stopping = Kept(reply_id(job.id, config.mail.address.rpartition("@")[2])), asyncio.Event()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_work(parts, kept, stopping))
-            reply = await kept.reply
-            stopping.set()
-        return reply.data
-
-
-class Kept(Submission):
-    """A way out that ends here: keeps the one reply that is waited for."""
-
-    def __init__(self, message_id: str) -> None:
-        self._message_id = message_id
-        self.reply: asyncio.Future[Outgoing] = asyncio.get_running_loop().create_future()
-
-    async def send(self, outgoing: Outgoing) -> str:
-        """Keep it."""
-        if outgoing.message_id == self._message_id and not self.reply.done():
-            self.reply.set_result(outgoing)
-        return "kept"
-
-    async def file_sent(self, outgoing: Outgoing) -> None:
-        """There is no Sent folder."""
-
-
 @asynccontextmanager
 async def build(config: Config) -> AsyncIterator[Parts]:
     """Everything started and checked; everything stopped, in reverse order, at the end."""
@@ -136,7 +100,7 @@ async def build(config: Config) -> AsyncIterator[Parts]:
         stack.enter_context(_alone(state / "lock"))
         _sweep(state, runtime)
         bubblewrap.write_etc(runtime / "etc")
-        await _check_sandbox(parts_on_host, runtime)
+        await check_sandbox(parts_on_host, runtime)
         client, store = await stack.enter_async_context(_redis(config))
         transcripts = RedisTranscripts(client, retention_seconds=config.storage.retention_days * DAY)
         gateway = Gateway(config.model, config.secrets.anthropic_api_key.get_secret_value())
@@ -145,7 +109,7 @@ async def build(config: Config) -> AsyncIterator[Parts]:
         parser = ChildParser()
         stack.push_async_callback(parser.close)
         agent = ClaudeAgent(_settings(config, parts_on_host, runtime), gateway, transcripts)
-        yield _parts(config, _jobs(config, client), parser, agent, store)
+        yield _parts(config, jobs(config, client), parser, agent, store)
 
 
 def _parts(config: Config, jobs: RedisJobs, parser: ChildParser, agent: ClaudeAgent, store: PrivateRedis) -> Parts:
@@ -204,18 +168,18 @@ async def _serve(parts: Parts, intake: Intake, submission: Submission, stopping:
     """All loops until `stopping`; a loop that ends by itself has failed, and the daemon with it."""
     loops = (intake.run(_ready), Upkeep(parts.jobs, JANITOR_SECONDS).run(), _pet(), _store_ended(parts))
     endless = [asyncio.create_task(loop) for loop in loops]
-    work = asyncio.create_task(_work(parts, submission, stopping))
+    working = asyncio.create_task(work(parts, submission, stopping))
     try:
-        done, _ = await asyncio.wait({work, *endless}, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({working, *endless}, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
     finally:
-        for task in (*endless, work):
+        for task in (*endless, working):
             task.cancel()
-        await asyncio.gather(*endless, work, return_exceptions=True)
+        await asyncio.gather(*endless, working, return_exceptions=True)
 
 
-async def _work(parts: Parts, submission: Submission, stopping: asyncio.Event) -> None:
+async def work(parts: Parts, submission: Submission, stopping: asyncio.Event) -> None:
     """Turns and delivery until `stopping`: first the turns drain, then what they left in the outbox is sent."""
     agent, turns_over = parts.config.agent, asyncio.Event()
     delivery = Delivery(parts.jobs, parts.blobs, submission, parts.clock, parts.config.mail.address)
@@ -263,51 +227,7 @@ def private_redis(config: Config) -> PrivateRedis:
     return PrivateRedis(Path(config.storage.state_dir), Path(config.storage.runtime_dir), config.redis.server)
 
 
-async def find(config: Config, key: str) -> Job | None:
-    """The job with this id or Message-ID, looked up in the store of a running daemon."""
-    client, _ = await redis.connect(config.redis.url or private_redis(config).url)
-    async with client:
-        return await _jobs(config, client).find(key)
-
-
-async def status(config: Config) -> dict[str, int]:
-    """How many jobs wait where, in the store of a running daemon."""
-    client, _ = await redis.connect(config.redis.url or private_redis(config).url)
-    async with client:
-        return await _jobs(config, client).counts()
-
-
-async def diagnose(config: Config) -> list[host.Check]:
-    """Every check there is, those that start something included: a sandbox, the mailbox."""
-    found = list(host.checks(config))
-    if not any(check.mend for check in found):
-        found.append(await _diagnose_sandbox(config))
-    found.append(await _diagnose_mailbox(config))
-    return found
-
-
-async def _diagnose_sandbox(config: Config) -> host.Check:
-    with tempfile.TemporaryDirectory() as directory:
-        bubblewrap.write_etc(Path(directory) / "etc")
-        try:
-            await _check_sandbox(host.parts(config, Path(directory) / "etc"), Path(directory))
-        except ConfigError as error:
-            return host.Check("sandbox", str(error))
-    return host.Check("sandbox", "")
-
-
-async def _diagnose_mailbox(config: Config) -> host.Check:
-    inbox = ImapInbox(config.imap, config.mail, config.secrets.imap_password.get_secret_value())
-    try:
-        await inbox.open()
-    except TemporaryError as error:
-        return host.Check("mailbox", f"the mailbox cannot be opened: {error}")
-    finally:
-        await inbox.close()
-    return host.Check("mailbox", "")
-
-
-def _jobs(config: Config, client: Redis) -> RedisJobs:
+def jobs(config: Config, client: Redis) -> RedisJobs:
     return RedisJobs(
         client,
         owner=f"{socket.gethostname()}-{os.getpid()}",
@@ -331,7 +251,7 @@ async def _redis(config: Config) -> AsyncIterator[tuple[Redis, PrivateRedis]]:
         yield client, server
 
 
-async def _check_sandbox(parts_on_host: Host, runtime: Path) -> None:
+async def check_sandbox(parts_on_host: Host, runtime: Path) -> None:
     """Start one before any stranger's file is there."""
     trial = runtime / "trial"
     for name in ("in", "work", "out"):
