@@ -14,7 +14,7 @@ from mailagent.adapters.imap import DONE, ImapInbox
 from mailagent.config import Imap, Mail
 from mailagent.demo.mailserver import MailServer
 from mailagent.ports import Inbox
-from tests.fakes_mail import FakeInbox
+from tests.fakes.mail import FakeInbox
 from tests.integration.dovecot import HOST, OLD_HOST, PASSWORD, Dovecot
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from mailagent.core.errors import LeaseLostError
 from mailagent.core.job import Dead, Received
 from mailagent.core.values import Mailbox, Thread, ThreadId
 from mailagent.ports import Claim, CursorMove, Jobs, Lane
-from tests.fakes_jobs import INBOX, FakeJobs, Shelf, a_job, composed, sent
+from tests.fakes.jobs import INBOX, FakeJobs, Shelf, a_job, composed, sent
 
 Hire = Callable[..., Jobs]
 """A worker of this name, with leases of this many seconds; all share the work."""

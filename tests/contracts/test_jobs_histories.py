@@ -16,7 +16,7 @@ from mailagent.adapters.redis import RedisJobs, connect
 from mailagent.core.job import Job, Stamp
 from mailagent.core.values import JobId, Thread, ThreadId
 from mailagent.ports import Claim, Jobs, Lane
-from tests.fakes_jobs import FakeJobs, a_job, composed, sent
+from tests.fakes.jobs import FakeJobs, a_job, composed, sent
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from mailagent.adapters.parser import ChildParser, Limits
 from mailagent.core.errors import PermanentError
 from mailagent.core.values import Attachment
 from mailagent.ports import Parser
-from tests.fakes_parser import FakeParser
+from tests.fakes.parser import FakeParser
 
 FROM = b"From: Customer <customer@example.org>\r\n"
 GOOD = FROM + "Subject: Umsätze\r\nMessage-ID: <1@example.org>\r\n\r\nhällo\r\n".encode()

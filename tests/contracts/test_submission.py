@@ -15,7 +15,7 @@ from mailagent.core.values import Outgoing
 from mailagent.demo.mailserver import MailServer
 from mailagent.demo.mailstore import Faults
 from mailagent.ports import Submission
-from tests.fakes_mail import FakeSubmission
+from tests.fakes.mail import FakeSubmission
 from tests.integration.dovecot import HOST, PASSWORD, Dovecot, dovecot  # noqa: F401
 from tests.mail_peers import as_other_client, contents, imap_settings
 

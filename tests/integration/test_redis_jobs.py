@@ -12,7 +12,7 @@ from mailagent.core.errors import ConfigError, LeaseLostError, TemporaryError
 from mailagent.core.job import Dead
 from mailagent.core.values import ThreadId
 from mailagent.ports import CursorMove, Jobs
-from tests.fakes_jobs import INBOX, a_job, composed, sent
+from tests.fakes.jobs import INBOX, a_job, composed, sent
 
 READY = "{ma}:ready:turns"
 

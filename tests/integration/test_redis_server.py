@@ -16,7 +16,7 @@ from mailagent.adapters.redis import RedisJobs, connect
 from mailagent.adapters.redis_server import PrivateRedis
 from mailagent.core.errors import ConfigError, TemporaryError
 from mailagent.ports import CursorMove
-from tests.fakes_jobs import INBOX, a_job, composed
+from tests.fakes.jobs import INBOX, a_job, composed
 
 
 @pytest.fixture

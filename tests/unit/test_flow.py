@@ -24,10 +24,10 @@ from mailagent.flow.intake import Intake
 from mailagent.flow.turns import Turns
 from mailagent.flow.worker import Worker
 from mailagent.ports import Clock
-from tests.fakes_agent import FakeAgent
-from tests.fakes_jobs import FakeJobs, Shelf
-from tests.fakes_mail import FakeInbox, FakeSubmission
-from tests.fakes_parser import FakeParser
+from tests.fakes.agent import FakeAgent
+from tests.fakes.jobs import FakeJobs, Shelf
+from tests.fakes.mail import FakeInbox, FakeSubmission
+from tests.fakes.parser import FakeParser
 
 AGENT, CUSTOMER, COLLEAGUE = "agent@demo.test", "customer@example.org", "colleague@example.org"
 NUMBERS = itertools.count(1)
