@@ -10,12 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints,
 from mailagent.core.errors import ConfigError
 
 Security = Literal["tls", "starttls", "none"]
+Auth = Literal["password", "xoauth2"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Address = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[^@\s<>\"]+@[^@\s<>\"]+$")]
 Domain = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[^@\s]+$")]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+")]
+Skill = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 
 
 ANTHROPIC = "https://api.anthropic.com"
@@ -40,7 +42,14 @@ class Mail(Part):
     authserv_id: str = Field(
         "", description="The name under which your receiving server writes Authentication-Results (RFC 8601)."
     )
+    plus_addressing: bool = Field(
+        True,
+        description="The server delivers address+anything to address; replies then carry a signed Reply-To.",
+    )
     max_message_mb: Positive = Field(36.0, description="A larger message is refused, in megabytes.")
+    cc: Literal["allowed", "none"] = Field(
+        "allowed", description="Which of the people in Cc get the reply too: those whom an allow rule covers, or none."
+    )
     processed_folder: str = Field("", description='Where handled mail is moved; "" leaves it where it is.')
     refused_folder: str = Field("", description='Where mail without an answer is moved; "" leaves it where it is.')
     held_folder: str = Field("", description='Where mail that needs a person is moved; "" leaves it where it is.')
@@ -53,6 +62,10 @@ class Imap(Part):
     port: Port = Field(993, description="Its port.")
     security: Security = Field("tls", description='"tls", "starttls", or "none" (loopback only).')
     user: str = Field(description="The login name.")
+    auth: Auth = Field("password", description='"password", or "xoauth2" (Gmail, Microsoft 365).')
+    token_command: tuple[str, ...] = Field(
+        (), description="For xoauth2: a program and its arguments; it prints an access token, at each connect."
+    )
     ca_file: str = Field("", description='A file of certificate authorities to trust; "" for the system\'s.')
     idle_seconds: Positive = Field(240.0, description="The mailbox is looked at this often even if IDLE is silent.")
     timeout_seconds: Positive = Field(30.0, description="How long one answer of the server may take.")
@@ -65,6 +78,10 @@ class Smtp(Part):
     port: Port = Field(465, description="Its port.")
     security: Security = Field("tls", description='"tls", "starttls", or "none" (loopback only).')
     user: str = Field("", description='The login name; "" for a server that asks for none.')
+    auth: Auth = Field("password", description='"password", or "xoauth2" (Gmail, Microsoft 365).')
+    token_command: tuple[str, ...] = Field(
+        (), description="For xoauth2: a program and its arguments; it prints an access token, at each connect."
+    )
     ca_file: str = Field("", description='A file of certificate authorities to trust; "" for the system\'s.')
     timeout_seconds: Positive = Field(60.0, description="How long one answer of the server may take.")
     sent_copy: Literal["auto", "always", "never"] = Field(
@@ -80,6 +97,27 @@ class Allow(Part):
     proof: Literal["authenticated", "none"] = Field(
         "authenticated",
         description="What a sender must show: dmarc=pass or aligned dkim=pass by authserv_id; or nothing (tests).",
+    )
+    machines: bool = Field(
+        False,
+        description="Whether mail that a machine wrote is answered too, say a nightly export; it must always be proven.",
+    )
+    skills: tuple[Skill, ...] = Field((), description="The skills that work for these senders; [] for all there are.")
+    mails_per_day: Count = Field(40, description="Mails that are answered, for each sender and day (UTC).")
+    tokens_per_day: Count = Field(2_000_000, description="Tokens that answers may use, for each sender and day.")
+    dollars_per_day: Positive = Field(20.0, description="US dollars that answers may cost, for each sender and day.")
+    max_message_mb: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="A larger message is refused, in megabytes; 0 for mail.max_message_mb, the most there is."
+    )
+
+
+class Limits(Part):
+    """[limits] – what ends a loop that no sign gave away."""
+
+    sender_mails_per_hour: Count = Field(10, description="Mails of one sender that are answered within an hour.")
+    thread_turns: Count = Field(30, description="Answers in one thread.")
+    mails_per_hour: Count = Field(
+        300, description="Mails of all senders taken over within an hour; more wait in the mailbox until it has passed."
     )
 
 
@@ -154,6 +192,7 @@ class Secrets(Part):
     imap_password: SecretStr = SecretStr("")
     smtp_password: SecretStr = SecretStr("")
     anthropic_api_key: SecretStr = SecretStr("")
+    token_key: SecretStr = SecretStr("")
 
 
 class Config(Part):
@@ -163,6 +202,7 @@ class Config(Part):
     imap: Imap
     smtp: Smtp
     allow: tuple[Allow, ...] = ()
+    limits: Limits = Limits()
     model: Model = Model()
     agent: Agent = Agent()
     sandbox: Sandbox = Sandbox()
@@ -175,6 +215,7 @@ SECRETS = {
     "imap_password": ("MAILAGENT_IMAP_PASSWORD", "imap-password"),
     "smtp_password": ("MAILAGENT_SMTP_PASSWORD", "smtp-password"),
     "anthropic_api_key": ("ANTHROPIC_API_KEY", "anthropic-api-key"),
+    "token_key": ("MAILAGENT_TOKEN_KEY", "token-key"),
 }
 """Secret -> (environment variable, file in $CREDENTIALS_DIRECTORY); the file wins."""
 
@@ -230,7 +271,8 @@ def _contradictions(raw: dict[str, Any], secrets: Mapping[str, str]) -> list[str
         faults.append("the IMAP password is missing: set MAILAGENT_IMAP_PASSWORD or the credential imap-password")
     if smtp.get("user") and not secrets["smtp_password"]:
         faults.append("the SMTP password is missing: set MAILAGENT_SMTP_PASSWORD or the credential smtp-password")
-    if any(isinstance(rule, dict) and rule.get("proof") != "none" for rule in rules) and not mail.get("authserv_id"):
+    asked = any(isinstance(rule, dict) and (rule.get("proof") != "none" or rule.get("machines")) for rule in rules)
+    if asked and not mail.get("authserv_id"):
         faults.append("mail.authserv_id is missing: an allow rule asks for proof, which only your own server can write")
     return faults
 

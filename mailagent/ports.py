@@ -103,7 +103,7 @@ class Jobs(Protocol):
         """Move the cursor past a message that needs no job; False when it stands elsewhere (start over from there)."""
 
     async def accept(self, job: Job, move: CursorMove | None) -> Literal["new", "known", "rewound"]:
-        """Store the job, remember its Message-ID for its thread, and move the cursor, in one step.
+        """Store the job, remember its Message-ID and its colleagues for its thread, and move the cursor, in one step.
 
         "known": this job was accepted before (the cursor moves all the same); "rewound": the cursor is elsewhere,
         nothing was stored."""
@@ -123,9 +123,13 @@ class Jobs(Protocol):
     async def save(self, claim: Claim, job: Job) -> None:
         """Store the job's new stage; it stays first in this lane."""
 
-    async def hand_over(self, claim: Claim, job: Job) -> None:
+    async def waiting(self, claim: Claim) -> tuple[Job, ...]:
+        """The jobs behind the claimed one in its thread and lane, in their order."""
+
+    async def hand_over(self, claim: Claim, job: Job, merged: Sequence[Job] = ()) -> None:
         """The turn is over: store the composed job, count the turn, remember the reply's Message-ID for the thread, put
-        the job into the delivery lane, take it out of this one and give the lease back, in one step."""
+        the job into the delivery lane, take it out of this one and give the lease back, in one step; likewise store
+        and take out those that it `merged`."""
 
     async def finish(self, claim: Claim, job: Job) -> None:
         """Store the job's last stage, take it out of its lane, give the lease back."""
@@ -136,8 +140,11 @@ class Jobs(Protocol):
     async def find(self, key: str) -> Job | None:
         """The job with this id or this Message-ID (received or sent)."""
 
+    async def bounced(self, message_id: str, reason: str, now: float) -> Job | None:
+        """Note that the reply with this Message-ID came back; None when no sent reply of ours has it."""
+
     async def counts(self) -> dict[str, int]:
-        """How many jobs wait: keys turns, delivery, later, dead."""
+        """How many jobs wait: keys turns, delivery, later; and how many ended badly: dead, bounced."""
 
     async def repair(self) -> int:
         """The janitor: announce every thread that has work but no announcement; returns how many."""

@@ -25,7 +25,7 @@ from redis.exceptions import (
 )
 
 from mailagent.core.errors import ConfigError, LeaseLostError, TemporaryError
-from mailagent.core.job import Composed, Dead, Job, decode, encode
+from mailagent.core.job import Bounced, Composed, Dead, Job, Sent, decode, encode
 from mailagent.core.values import Mailbox, Thread, ThreadId
 from mailagent.ports import Claim, CursorMove, Lane
 
@@ -131,7 +131,7 @@ class RedisJobs:
         self._lease = lease_seconds
         self._retention = retention_seconds
         self._prefix = prefix
-        names = ("advance", "accept", "claim", "renew", "save", "hand_over", "finish", "retry", "repair")
+        names = ("advance", "accept", "bounced", "claim", "renew", "save", "hand_over", "finish", "retry", "repair")
         self._scripts = {name: script(client, "common", name) for name in names}
 
     async def cursor(self, mailbox: Mailbox) -> int | None:
@@ -144,7 +144,7 @@ class RedisJobs:
 
     async def accept(self, job: Job, move: CursorMove | None) -> Literal["new", "known", "rewound"]:
         index = self._index(job.message_id) if job.message_id else ""
-        values = (job.id, job.thread, encode(job), job.sender, index, self._retention)
+        values = (job.id, job.thread, encode(job), job.sender, index, self._retention, json.dumps(job.colleagues))
         answer: Literal["new", "known", "rewound"] = await self._run("accept", *values, *(_move(move) if move else ()))
         return answer
 
@@ -160,7 +160,9 @@ class RedisJobs:
     async def thread(self, thread: ThreadId) -> Thread | None:
         with store_errors():
             owner, turns = await self._client.hmget(self._key("thread", thread), ["owner", "turns"])
-        return None if owner is None else Thread(thread, str(owner), int(turns or 0))
+            others = await self._client.smembers(self._key("participants", thread))
+        participants = frozenset(map(str, others))
+        return None if owner is None else Thread(thread, str(owner), int(turns or 0), participants)
 
     async def claim(self, lane: Lane, wait: float) -> Claim | None:
         clock = asyncio.get_running_loop().time
@@ -186,11 +188,18 @@ class RedisJobs:
     async def save(self, claim: Claim, job: Job) -> None:
         await self._write("save", claim, job.id, encode(job))
 
-    async def hand_over(self, claim: Claim, job: Job) -> None:
+    async def waiting(self, claim: Claim) -> tuple[Job, ...]:
+        with store_errors():
+            jobs = await self._client.lrange(self._key(claim.lane, claim.thread), 1, -1)
+            bodies = [await self._client.hget(self._key("job", str(job)), "body") for job in jobs]
+        return tuple(decode(str(body)) for body in bodies if body is not None)
+
+    async def hand_over(self, claim: Claim, job: Job, merged: Sequence[Job] = ()) -> None:
         if not isinstance(job.stage, Composed):
             raise TypeError(f"a job is handed over when it is composed, not {type(job.stage).__name__}")
         index = self._index(job.stage.message_id)
-        await self._write("hand_over", claim, job.id, encode(job), index, self._retention)
+        others = [text for each in merged for text in (each.id, encode(each))]
+        await self._write("hand_over", claim, job.id, encode(job), index, self._retention, *others)
 
     async def finish(self, claim: Claim, job: Job) -> None:
         dead = int(isinstance(job.stage, Dead))
@@ -205,6 +214,13 @@ class RedisJobs:
             body = await self._client.hget(self._key("job", str(job)), "body")
         return None if body is None else decode(str(body))
 
+    async def bounced(self, message_id: str, reason: str, now: float) -> Job | None:
+        job = await self.find(message_id)
+        if job is None or not isinstance(job.stage, Sent) or job.stage.composed.message_id != message_id:
+            return None
+        later = job.at(Bounced(job.stage.composed, reason), "bounced", now)
+        return later if await self._run("bounced", job.id, encode(job), encode(later)) else None
+
     async def counts(self) -> dict[str, int]:
         """As promised; turns and delivery include jobs that are worked at or delayed, later counts delayed threads."""
         with store_errors():
@@ -213,8 +229,8 @@ class RedisJobs:
                 for lane in _LANES
             ]
             later = sum([await self._client.zcard(self._key("later", lane)) for lane in _LANES])
-            dead = await self._client.zcard(self._key("dead"))
-        return {"turns": turns, "delivery": delivery, "later": later, "dead": dead}
+            dead, bounced = [await self._client.zcard(self._key(name)) for name in ("dead", "bounced")]
+        return {"turns": turns, "delivery": delivery, "later": later, "dead": dead, "bounced": bounced}
 
     async def repair(self) -> int:
         with store_errors():

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage, MIMEPart
@@ -29,15 +30,33 @@ def reply_id(job_id: str, domain: str) -> str:
 
 
 def compose(
-    reply: Reply, *, inbound: Inbound, sender: str, sender_name: str, message_id: str, date: float, instance: str
+    reply: Reply,
+    *,
+    inbound: Inbound,
+    sender: str,
+    sender_name: str,
+    message_id: str,
+    date: float,
+    instance: str,
+    reply_to: str = "",
+    also: Sequence[str] = (),
+    cc: tuple[str, ...] = (),
 ) -> Outgoing:
     """The reply frozen: `multipart/mixed(related(alternative(text, html), images), attachments)` without the levels
-    that would hold one thing only, to `inbound.sender` and nobody else, whatever the mail asked for.
+    that would hold one thing only, to `inbound.sender` and nobody else, whatever the mail asked for: `cc` says who
+    else is shown as a recipient, and the envelope stays the caller's business.
+
+    `reply_to` is where answers should go, "" for the sender; `also` are the Message-IDs of other mails of the thread
+    that this reply answers, the oldest first: `inbound` is the newest.
 
     Same arguments, same bytes. It is marked so that no machine answers it (RFC 3834 section 5)."""
     message = EmailMessage(policy=_WIRE)
     message["From"] = Address(display_name=clean(sender_name), addr_spec=sender)
     message["To"] = Address(addr_spec=inbound.sender)
+    if cc:
+        message["Cc"] = [Address(addr_spec=one) for one in cc]
+    if reply_to:
+        message["Reply-To"] = Address(display_name=clean(sender_name), addr_spec=reply_to)
     message["Subject"] = subject_for(inbound.subject)
     message["Date"] = format_datetime(datetime.fromtimestamp(date, UTC))
     message["Auto-Submitted"] = "auto-replied"
@@ -48,7 +67,7 @@ def compose(
     for name, value in body.items():
         message[name] = value
     message.set_payload(body.get_payload())
-    ids = _id_fields(message_id, answered(inbound), references_for(inbound))
+    ids = _id_fields(message_id, answered(inbound), references_for(inbound, also))
     return Outgoing(message_id, sender, inbound.sender, ids + message.as_bytes())
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from base64 import b32encode
 from dataclasses import asdict, dataclass, replace
+from typing import get_args
 
 from pydantic import TypeAdapter
 
@@ -19,10 +20,12 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The agent is done: answer and files are in the blob `outcome`; not yet laid out."""
+    """The agent is done: answer and files are in the blob `outcome`; not yet laid out. `also` are the jobs that waited
+    in the same thread and are answered by it."""
 
     outcome: BlobId
     usage: Usage
+    also: tuple[JobId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +34,18 @@ class Composed:
 
     message: BlobId
     message_id: str
-    recipient: str
+    recipients: tuple[str, ...]
     usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """About to be handed to the mail server, for the `attempt`-th time: saved before DATA."""
+    """About to be handed to the mail server, for the `attempt`-th time: saved before DATA. `done` are the recipients
+    that the server has taken it for."""
 
     composed: Composed
     attempt: int
+    done: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +57,28 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounced:
+    """The mail server took the reply, and another one sent it back (RFC 3464)."""
+
+    composed: Composed
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """Answered by the reply to another job of the same thread, which waited at the same time."""
+
+    into: JobId
+
+
+@dataclass(frozen=True, slots=True)
 class Dead:
     """Ended without a reply; `reason` is for the operator."""
 
     reason: str
 
 
-Stage = Received | Answered | Composed | Sending | Sent | Dead
+Stage = Received | Answered | Composed | Sending | Sent | Bounced | Merged | Dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +105,8 @@ class Job:
     history: tuple[Stamp, ...]
     attempts: int = 0
     """How often this lane's step failed on it."""
+    colleagues: tuple[str, ...] = ()
+    """Who else the mail was addressed to and may be answered too."""
 
     def at(self, stage: Stage, name: str, now: float) -> "Job":
         """The same job in another stage, with the moment noted under `name`."""
@@ -130,6 +152,6 @@ def decode(text: str) -> Job:
 
 
 _STAGES: dict[str, TypeAdapter[Stage]] = {
-    kind.__name__: TypeAdapter(kind) for kind in (Received, Answered, Composed, Sending, Sent, Dead)
+    kind.__name__: TypeAdapter(kind) for kind in get_args(Stage)
 }
 _JOB: TypeAdapter[Job] = TypeAdapter(Job)

@@ -11,15 +11,16 @@ MAX_TEXT = 32 * 1024
 MAX_QUOTED = 16 * 1024
 
 
-def prompt(inbound: Inbound, number: int, new_files: Sequence[str], profile: Profile | None) -> str:
-    """The user message of turn `number`: where the workspace is, the writer's words, the history they quoted, which
-    files came along, and what these hold (None when no file is new: the session knows the others)."""
-    parts = [
-        f"Workspace: {WORKSPACE}\nTurn: {number}",
-        fenced("mail", f"Subject: {inbound.subject}\n\n{_words(inbound)}"),
-    ]
-    if inbound.quoted:
-        parts.append(fenced("quoted", inbound.quoted[:MAX_QUOTED]))
+def prompt(mails: Sequence[Inbound], number: int, new_files: Sequence[str], profile: Profile | None) -> str:
+    """The user message of turn `number`: where the workspace is, the writers' words and the history they quoted, oldest
+    mail first, which files came along, and what these hold (None when no file is new: the session knows the others)."""
+    parts = [f"Workspace: {WORKSPACE}\nTurn: {number}"]
+    if len(mails) > 1:
+        parts.append(f"{len(mails)} mails came in before you could answer. Answer all of them in one reply.")
+    for mail in mails:
+        parts.append(fenced("mail", f"Subject: {mail.subject}\n\n{_words(mail)}"))
+        if mail.quoted:
+            parts.append(fenced("quoted", mail.quoted[:MAX_QUOTED]))
     if new_files:
         parts.append("New files in in/: " + ", ".join(new_files))
     if profile:

@@ -89,11 +89,12 @@ Verdict = Accept | Ignore | Refuse
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """A conversation: its owner alone may continue it; `turns` counts the turns answered so far."""
+    """A conversation: its owner and those whom they addressed along may continue it; `turns` counts the turns answered."""
 
     id: ThreadId
     owner: str
     turns: int
+    participants: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from mailagent.core.compose import compose, reply_id
 from mailagent.core.errors import PermanentError, TemporaryError
-from mailagent.core.job import Answered, Composed, Dead, Job, Received, Stamp, session_id
+from mailagent.core.job import Answered, Composed, Dead, Job, Merged, Received, Stamp, session_id
 from mailagent.core.parse import REPLY_MARKER
 from mailagent.core.prompt import prompt
 from mailagent.core.render import Style, render
@@ -44,58 +44,59 @@ class Turns:
     turn_seconds: float
 
     async def step(self, claim: Claim) -> None:
-        """Carry one job from wherever it stands to the outbox."""
+        """Carry one job from wherever it stands to the outbox, and with it those that wait behind it in its thread."""
         job = claim.job
-        inbound = await self.parser.parse(await self.blobs.get(job.message))
+        waiting = {each.id: each for each in await self.jobs.waiting(claim)}
         if isinstance(job.stage, Received):
-            job = await self._answered(claim, job, inbound)
+            job = await self._answered(claim, job.stage, [each for each in waiting.values() if _may_join(each)])
         if not isinstance(job.stage, Answered):
             raise PermanentError(f"a job in stage {type(job.stage).__name__} does not belong into the turns lane")
+        merged = [waiting[each] for each in job.stage.also if each in waiting]
         outcome = OUTCOME.validate_json(await self.blobs.get(job.stage.outcome))
-        await self.jobs.hand_over(claim, await self._composed(job, inbound, outcome))
+        await self._hand_over(claim, job, merged, outcome)
 
     async def give_up(self, claim: Claim, reason: str, plain: bool) -> None:
         """Send one honest reply instead of an answer: the reason when it is in plain words, else an apology."""
-        job = claim.job
         try:
-            inbound = await self.parser.parse(await self.blobs.get(job.message))
-            composed = await self._composed(job, inbound, said(reason if plain else APOLOGY))
+            await self._hand_over(claim, claim.job, (), said(reason if plain else APOLOGY))
         except PermanentError as error:
-            await self.jobs.finish(claim, job.at(Dead(f"{reason}; {error}"), "dead", self.clock.now()))
-        else:
-            await self.jobs.hand_over(claim, composed)
+            await self.jobs.finish(claim, claim.job.at(Dead(f"{reason}; {error}"), "dead", self.clock.now()))
 
-    async def _answered(self, claim: Claim, job: Job, inbound: Inbound) -> Job:
+    async def _answered(self, claim: Claim, stage: Received, waiting: Sequence[Job]) -> Job:
         """The job with its outcome durable: of the agent's turn, or of the refusal that intake decided on."""
-        assert isinstance(job.stage, Received)  # noqa: S101 - told by the caller
-        if job.stage.refusal:
-            outcome = said(job.stage.refusal)
+        job, also = claim.job, tuple(each.id for each in waiting)
+        if stage.refusal:
+            outcome, also = said(stage.refusal), ()
         else:
-            job, outcome = await self._agent_turn(job, inbound)
+            job, outcome = await self._agent_turn(job, [await self._mail(each) for each in (job, *waiting)])
         blob = await self.blobs.put(OUTCOME.dump_json(outcome))
-        job = job.at(Answered(blob, outcome.usage), "answered", self.clock.now())
+        job = job.at(Answered(blob, outcome.usage, also), "answered", self.clock.now())
         await self.jobs.save(claim, job)
         return job
 
-    async def _agent_turn(self, job: Job, inbound: Inbound) -> tuple[Job, Outcome]:
+    async def _mail(self, job: Job) -> Inbound:
+        return await self.parser.parse(await self.blobs.get(job.message))
+
+    async def _agent_turn(self, job: Job, mails: Sequence[Inbound]) -> tuple[Job, Outcome]:
         thread = await self.jobs.thread(job.thread)
         number = thread.turns + 1 if thread else 1
         try:
             async with asyncio.timeout(self.turn_seconds):
-                return await self._ask(job, inbound, number)
+                return await self._ask(job, mails, number)
         except TimeoutError as error:
             raise TemporaryError(f"the turn took longer than {self.turn_seconds:.0f} s") from error
 
-    async def _ask(self, job: Job, inbound: Inbound, number: int) -> tuple[Job, Outcome]:
+    async def _ask(self, job: Job, mails: Sequence[Inbound], number: int) -> tuple[Job, Outcome]:
         workspace = await self.workspaces.open(job.thread)
         await self.workspaces.clear_out(workspace, number)
-        names = await self.workspaces.add(workspace, [(file.name, file.data) for file in inbound.attachments])
+        files = [(file.name, file.data) for mail in mails for file in mail.attachments]
+        names = await self.workspaces.add(workspace, files)
         async with self.agent.session(workspace) as session:
             profile = await session.profile() if names or number == 1 else None
             job = job.stamped(Stamp("ingested", self.clock.now()))
             if profile and not profile.tables:
                 return job, said(nothing_readable(profile))
-            text = prompt(inbound, number, names, profile)
+            text = prompt(mails, number, names, profile)
             outcome = await session.ask(Turn(job.thread, number, session_id(job.thread), text))
         job = job.stamped(Stamp("first model request", outcome.first_request_at))
         return job, await self._collected(workspace, outcome)
@@ -105,11 +106,17 @@ class Turns:
         await self.workspaces.snapshot(workspace)
         return replace(outcome, answer=answer_of(files) or outcome.answer, files=files)
 
-    async def _composed(self, job: Job, inbound: Inbound, outcome: Outcome) -> Job:
-        reply = render(outcome, self.style, notice=self.notice, marker=REPLY_MARKER)
+    async def _hand_over(self, claim: Claim, job: Job, merged: Sequence[Job], outcome: Outcome) -> None:
+        """Lay the reply out, freeze its bytes and put it into the outbox; the merged jobs end with it."""
+        mails = [await self._mail(each) for each in (job, *merged)]
+        newest = mails[-1]
+        colleagues = (*(mail.sender for mail in mails), *(name for each in (job, *merged) for name in each.colleagues))
+        cc = tuple(dict.fromkeys(name for name in colleagues if name != newest.sender))
         outgoing = compose(
-            reply,
-            inbound=inbound,
+            render(outcome, self.style, notice=self.notice, marker=REPLY_MARKER),
+            inbound=newest,
+            also=[mail.message_id for mail in mails[:-1]],
+            cc=cc,
             sender=self.sender,
             sender_name=self.sender_name,
             message_id=reply_id(job.id, self.sender.rpartition("@")[2]),
@@ -117,8 +124,15 @@ class Turns:
             instance=self.sender,
         )
         blob = await self.blobs.put(outgoing.data)
-        stage = Composed(blob, outgoing.message_id, outgoing.recipient, outcome.usage)
-        return replace(job.at(stage, "composed", self.clock.now()), attempts=0)
+        stage = Composed(blob, outgoing.message_id, (newest.sender, *cc), outcome.usage)
+        now = self.clock.now()
+        composed = replace(job.at(stage, "composed", now), attempts=0)
+        await self.jobs.hand_over(claim, composed, [each.at(Merged(job.id), "merged", now) for each in merged])
+
+
+def _may_join(job: Job) -> bool:
+    """Whether a waiting job can be answered together with the one before it."""
+    return isinstance(job.stage, Received) and not job.stage.refusal
 
 
 def said(text: str) -> Outcome:

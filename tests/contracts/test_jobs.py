@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from mailagent.adapters.redis import RedisJobs, connect
 from mailagent.core.errors import LeaseLostError
-from mailagent.core.job import Dead, Received
+from mailagent.core.job import Bounced, Dead, Merged, Received
 from mailagent.core.values import Mailbox, Thread, ThreadId
 from mailagent.ports import Claim, CursorMove, Jobs, Lane
 from tests.fakes.jobs import INBOX, FakeJobs, Shelf, a_job, composed, sent
@@ -221,7 +221,7 @@ async def test_a_silent_worker_loses_its_lease_and_can_write_no_more(hire: Hire)
         with pytest.raises(LeaseLostError):
             await write
     assert await quick.find(job.id) == a_job()
-    assert await quick.counts() == {"turns": 1, "delivery": 0, "later": 0, "dead": 0}
+    assert await quick.counts() == {"turns": 1, "delivery": 0, "later": 0, "dead": 0, "bounced": 0}
     await quick.hand_over(claim, job)
     assert (await claimed(quick, "delivery")).job == job
 
@@ -254,7 +254,7 @@ async def test_handing_over_moves_the_job_to_delivery_and_counts_the_turn(jobs: 
     claim = await claimed(jobs)
     job = composed(claim.job)
     await jobs.hand_over(claim, job)
-    assert await jobs.counts() == {"turns": 0, "delivery": 1, "later": 0, "dead": 0}
+    assert await jobs.counts() == {"turns": 0, "delivery": 1, "later": 0, "dead": 0, "bounced": 0}
     assert await jobs.claim("turns", 0) is None
     thread = await jobs.thread(job.thread)
     assert thread
@@ -291,7 +291,7 @@ async def test_a_finished_job_is_kept_but_waits_no_more(jobs: Jobs) -> None:
     job = claim.job.at(Dead("the attachment is broken"), "dead", 2.0)
     await jobs.finish(claim, job)
     assert await jobs.find("<j1@customer.test>") == job
-    assert await jobs.counts() == {"turns": 0, "delivery": 0, "later": 0, "dead": 1}
+    assert await jobs.counts() == {"turns": 0, "delivery": 0, "later": 0, "dead": 1, "bounced": 0}
     assert await jobs.claim("turns", 0) is None
 
 
@@ -301,7 +301,7 @@ async def test_a_delayed_job_and_those_behind_it_wait(jobs: Jobs) -> None:
     await jobs.retry(claim, replace(claim.job, attempts=1), 3600.0)
     await jobs.accept(a_job("j2"), None)
     assert await jobs.claim("turns", 0) is None
-    assert await jobs.counts() == {"turns": 2, "delivery": 0, "later": 1, "dead": 0}
+    assert await jobs.counts() == {"turns": 2, "delivery": 0, "later": 1, "dead": 0, "bounced": 0}
     with pytest.raises(LeaseLostError):
         await jobs.renew(claim)
 
@@ -365,4 +365,62 @@ async def test_many_workers_do_each_job_once_and_each_thread_in_order(hire: Hire
             group.create_task(arrive(hire("intake"), thread))
     expected = {f"t{thread}": [f"{thread}-{number}" for number in range(each)] for thread in range(threads)}
     assert done == {"turns": expected, "delivery": expected}
-    assert await hire().counts() == {"turns": 0, "delivery": 0, "later": 0, "dead": 0}
+    assert await hire().counts() == {"turns": 0, "delivery": 0, "later": 0, "dead": 0, "bounced": 0}
+
+
+# Turns that answer several mails, and replies that come back
+
+
+async def test_jobs_that_wait_behind_a_claim_are_seen_in_order_and_end_with_it(jobs: Jobs) -> None:
+    for name in ("j1", "j2", "j3"):
+        await jobs.accept(a_job(name), None)
+    claim = await claimed(jobs)
+    first, second, third = claim.job, *await jobs.waiting(claim)
+    assert [second.id, third.id] == ["j2", "j3"]
+    await jobs.hand_over(claim, composed(first), [second.at(Merged(first.id), "merged", 2.0)])
+    assert (await claimed(jobs)).job == third
+    assert (await claimed(jobs, "delivery")).job.id == first.id
+    found = await jobs.find(second.message_id)
+    assert found is not None
+    assert found.stage == Merged(first.id)
+    thread = await jobs.thread(first.thread)
+    assert thread is not None
+    assert thread.turns == 1
+
+
+async def test_a_merge_under_a_lost_lease_changes_nothing(hire: Hire) -> None:
+    quick = hire("quick", 0.02)
+    for name in ("j1", "j2"):
+        await quick.accept(a_job(name), None)
+    claim = await claimed(quick)
+    [second] = await quick.waiting(claim)
+    other = await claimed(hire("other", 0.02))
+    with pytest.raises(LeaseLostError):
+        await quick.hand_over(claim, composed(claim.job), [second.at(Merged(claim.job.id), "merged", 2.0)])
+    assert await hire().waiting(other) == (second,)
+
+
+async def test_colleagues_of_every_mail_are_participants_of_the_thread(jobs: Jobs) -> None:
+    await jobs.accept(a_job("j1", colleagues=("a@example.org",)), None)
+    await jobs.accept(a_job("j2", colleagues=("b@example.org", "a@example.org")), None)
+    thread = await jobs.thread(ThreadId("t1"))
+    assert thread is not None
+    assert thread.participants == {"a@example.org", "b@example.org"}
+    assert thread == await jobs.thread_of(["<j2@customer.test>"])
+
+
+async def test_a_reply_that_came_back_is_marked_once_and_counted(jobs: Jobs) -> None:
+    await jobs.accept(a_job(), None)
+    claim = await claimed(jobs)
+    await jobs.hand_over(claim, composed(claim.job))
+    assert await jobs.bounced("<reply-j1@example.org>", "no such user", 9.0) is None, "it is not sent yet"
+    claim = await claimed(jobs, "delivery")
+    await jobs.finish(claim, sent(claim.job))
+    assert await jobs.bounced("<j1@customer.test>", "not a reply of ours", 9.0) is None
+    assert await jobs.bounced("<unknown@example.org>", "no such user", 9.0) is None
+    marked = await jobs.bounced("<reply-j1@example.org>", "no such user", 9.0)
+    assert marked is not None
+    assert isinstance(marked.stage, Bounced)
+    assert await jobs.find("j1") == marked
+    assert await jobs.bounced("<reply-j1@example.org>", "again", 10.0) is None
+    assert (await jobs.counts())["bounced"] == 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mailagent.core.errors import LeaseLostError
-from mailagent.core.job import Composed, Dead, Job, Received, Sent, Stamp
+from mailagent.core.job import Bounced, Composed, Dead, Job, Received, Sent, Stamp
 from mailagent.core.values import BlobId, JobId, Mailbox, Thread, ThreadId, Usage
 from mailagent.ports import Claim, CursorMove, Lane
 
@@ -33,7 +33,7 @@ def a_job(name: str = "j1", thread: str = "t1", **changes: Any) -> Job:
 
 def composed(job: Job) -> Job:
     """The same job at the end of its turn; the reply's Message-ID is <reply-{id}@example.org>."""
-    stage = Composed(BlobId("1" * 64), f"<reply-{job.id}@example.org>", job.sender, Usage("rules", 3, 100, 20, 0.01))
+    stage = Composed(BlobId("1" * 64), f"<reply-{job.id}@example.org>", (job.sender,), Usage("rules", 3, 100, 20, 0.01))
     return job.at(stage, "composed", 2.0)
 
 
@@ -80,7 +80,9 @@ class FakeJobs:
             return "rewound"
         if job.id in self.shelf.jobs:
             return "known"
-        self.shelf.threads.setdefault(job.thread, Thread(job.thread, job.sender, 0))
+        thread = self.shelf.threads.setdefault(job.thread, Thread(job.thread, job.sender, 0))
+        participants = thread.participants | set(job.colleagues)
+        self.shelf.threads[job.thread] = replace(thread, participants=participants)
         if job.message_id:
             self.shelf.ids.setdefault(job.message_id, job.id)
         self._put("turns", job)
@@ -130,12 +132,18 @@ class FakeJobs:
         self._check(claim)
         self.shelf.jobs[job.id] = job
 
-    async def hand_over(self, claim: Claim, job: Job) -> None:
+    async def waiting(self, claim: Claim) -> tuple[Job, ...]:
+        return tuple(self.shelf.jobs[job] for job in self.shelf.lanes[claim.lane][claim.thread][1:])
+
+    async def hand_over(self, claim: Claim, job: Job, merged: Sequence[Job] = ()) -> None:
         self._check(claim)
         if not isinstance(job.stage, Composed):
             raise TypeError("not composed")
         thread = self.shelf.threads[job.thread]
-        self.shelf.threads[job.thread] = Thread(thread.id, thread.owner, thread.turns + 1)
+        self.shelf.threads[job.thread] = replace(thread, turns=thread.turns + 1)
+        for each in merged:
+            self.shelf.jobs[each.id] = each
+            self.shelf.lanes[claim.lane][claim.thread].remove(each.id)
         self.shelf.ids[job.stage.message_id] = job.id
         self._put("delivery", job)
         self._leave(claim, job)
@@ -154,10 +162,18 @@ class FakeJobs:
     async def find(self, key: str) -> Job | None:
         return self.shelf.jobs.get(self.shelf.ids.get(key, JobId(key)))
 
+    async def bounced(self, message_id: str, reason: str, now: float) -> Job | None:
+        job = await self.find(message_id)
+        if job is None or not isinstance(job.stage, Sent) or job.stage.composed.message_id != message_id:
+            return None
+        self.shelf.jobs[job.id] = job.at(Bounced(job.stage.composed, reason), "bounced", now)
+        return self.shelf.jobs[job.id]
+
     async def counts(self) -> dict[str, int]:
         counts = {lane: sum(map(len, threads.values())) for lane, threads in self.shelf.lanes.items()}
         dead = sum(isinstance(job.stage, Dead) for job in self.shelf.jobs.values())
-        return {"turns": counts["turns"], "delivery": counts["delivery"], "later": len(self.shelf.later), "dead": dead}
+        bounced = sum(isinstance(job.stage, Bounced) for job in self.shelf.jobs.values())
+        return {**counts, "later": len(self.shelf.later), "dead": dead, "bounced": bounced}
 
     async def repair(self) -> int:
         return 0

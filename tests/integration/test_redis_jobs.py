@@ -251,7 +251,7 @@ async def test_two_queues_may_share_a_server(client: Redis, jobs: Jobs) -> None:
     await jobs.accept(a_job("j1"), CursorMove(INBOX, 0, 1))
     assert await other.claim("turns", 0) is None
     assert await other.cursor(INBOX) is None
-    assert await other.counts() == {"turns": 0, "delivery": 0, "later": 0, "dead": 0}
+    assert await other.counts() == {"turns": 0, "delivery": 0, "later": 0, "dead": 0, "bounced": 0}
 
 
 # Errors

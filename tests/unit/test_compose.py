@@ -34,6 +34,9 @@ def composed(
     job: str = "abcdefgh234567ij",
     name: str = "mailagent",
     instance: str = "one",
+    reply_to: str = "",
+    also: tuple[str, ...] = (),
+    cc: tuple[str, ...] = (),
 ) -> bytes:
     outgoing = compose(
         reply,
@@ -43,6 +46,9 @@ def composed(
         message_id=reply_id(job, "example.test"),
         date=1_740_996_000.25,
         instance=instance,
+        reply_to=reply_to,
+        also=also,
+        cc=cc,
     )
     assert (outgoing.sender, outgoing.recipient) == ("agent@example.test", inbound.sender)
     assert outgoing.message_id == f"<ma.{job}@example.test>"
@@ -81,6 +87,40 @@ def test_the_fields_of_a_reply() -> None:
         "Content-Transfer-Encoding": "7bit",
     }
     assert "Precedence" not in found
+
+
+def test_answers_go_to_the_address_with_the_token() -> None:
+    address = f"agent+{'a' * 37}@example.test"
+    found = read(composed(TEXT, name="Müller, Agent", reply_to=address))
+    assert found["Reply-To"] == f'"Müller, Agent" <{address}>'
+    assert (found["From"], found["To"]) == ('"Müller, Agent" <agent@example.test>', "customer@example.org")
+
+
+def test_several_mails_are_answered_at_once() -> None:
+    found = read(composed(TEXT, replace(PLAIN, references=ids("a")), also=ids("k", "l")))
+    assert found["In-Reply-To"] == "<1@example.org>"
+    assert found["References"] == "<a@x> <k@x> <l@x> <1@example.org>"
+
+
+def test_colleagues_are_shown_and_the_envelope_stays() -> None:
+    colleagues = ("one@example.org", "two@example.org")
+    assert read(composed(TEXT, cc=colleagues))["Cc"] == "one@example.org, two@example.org"
+
+
+@given(
+    st.integers(1, 24),
+    st.integers(1, 60),
+    st.sampled_from(["", "mailagent", "Müller, Agent", "name " * 40]),
+    st.lists(st.integers(1, 60).map(lambda n: f"{'c' * n}@{'d' * n}.example.org"), max_size=12, unique=True),
+)
+def test_long_addresses_stay_whole(local: int, domain: int, name: str, cc: list[str]) -> None:
+    address = f"{'l' * local}+{'t' * 37}@{'d' * domain}.example.test"
+    data = composed(TEXT, name=name, reply_to=address, cc=tuple(cc))
+    assert data == composed(TEXT, name=name, reply_to=address, cc=tuple(cc))
+    found = read(data)
+    assert found["Reply-To"].addresses[0].addr_spec == address
+    assert parse(data).recipients == ("customer@example.org", *cc)
+    assert max(map(len, data.split(b"\r\n"))) <= 998
 
 
 def test_a_mail_without_id_is_answered_without_in_reply_to() -> None:

@@ -16,7 +16,7 @@ from mailagent.adapters.blobs import DiskBlobs
 from mailagent.adapters.host import share
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.core.errors import PermanentError, TemporaryError
-from mailagent.core.job import Dead, Job, Sent
+from mailagent.core.job import Dead, Job, Merged, Sent
 from mailagent.core.render import Style
 from mailagent.core.screen import Rule
 from mailagent.flow.delivery import Delivery
@@ -335,6 +335,30 @@ async def test_work_whose_lease_was_lost_is_dropped_in_silence(house: House) -> 
             await asyncio.sleep(0.005)
     assert house.replies() == []
     assert house.shelf.leases[("turns", house.job(question).thread)][0] == "another"
+
+
+async def test_mails_that_wait_together_are_answered_in_one_reply(house: House) -> None:
+    first, second, third = mail("One?"), mail("Two?", files=[("b.csv", b"x\n2\n")]), mail("Three?", files=[])
+    await house.deliver(first)
+    house.agent.go_on = asyncio.Event()
+    async with house.running():
+        while not house.agent.turns:
+            await asyncio.sleep(0.005)
+        for waiting in (second, third):
+            waiting["In-Reply-To"] = first["Message-ID"]
+            await house.deliver(waiting)
+        house.agent.go_on.set()
+        while len(house.submission.sent) < 2:
+            await asyncio.sleep(0.005)
+    assert [turn.number for turn in house.agent.turns] == [1, 2]
+    prompt = house.agent.turns[1].prompt
+    assert prompt.index("Two?") < prompt.index("Three?")
+    assert "b.csv" in prompt
+    reply = house.replies()[1]
+    assert reply["In-Reply-To"] == third["Message-ID"]
+    assert second["Message-ID"] in reply["References"]
+    assert isinstance(house.job(second).stage, Sent)
+    assert house.job(third).stage == Merged(house.job(second).id)
 
 
 async def test_one_thread_at_work_does_not_hold_up_another(house: House) -> None:

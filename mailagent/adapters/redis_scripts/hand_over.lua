@@ -10,6 +10,10 @@ enqueue('delivery', thread, job)
 redis.call('HSET', key('job', job), 'body', body, 'lane', 'delivery')
 redis.call('HINCRBY', key('thread', thread), 'turns', 1)
 remember(index, thread, job)
+for at = 9, #ARGV, 2 do -- jobs that this reply answers too
+  redis.call('HSET', key('job', ARGV[at]), 'body', ARGV[at + 1], 'lane', '')
+  redis.call('LREM', key(lane, thread), 0, ARGV[at])
+end
 leave(lane, thread, entry, job)
 age(thread, retention)
 return 1
