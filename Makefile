@@ -5,7 +5,7 @@ SHELL := /bin/sh
 .ONESHELL:
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo setup test check bench lock install clean packages environments
+.PHONY: help demo setup test check fault bench lock install clean packages environments
 
 # Another active environment would win over .venv in `uv run`.
 unexport VIRTUAL_ENV CONDA_PREFIX
@@ -65,8 +65,17 @@ check: setup ## lint, types, import rules, fast tests: before every commit
 	.venv/bin/python -m pytest --quiet tests/unit tests/contracts
 	wait $$types
 
-bench: setup ## time one turn, beside the bare SDK
+fault: ## set up and send all hostile mail there is through Dovecot and the daemon
+	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_TESTS)'
+	$(MAKE) environments
+	HOSTILE_MAIL=all .venv/bin/python -m pytest tests/fault
+
+bench: ## time one turn beside the bare SDK, intake beside parsing alone, and a notice beside a bare listener's
+	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_TESTS)'
+	$(MAKE) environments
 	.venv/bin/python -m tests.bench.turn
+	.venv/bin/python -m tests.bench.intake
+	.venv/bin/python -m tests.bench.idle
 
 lock: ## write requirements/*.txt anew; UPGRADE=--upgrade takes newer versions
 	@compile="$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header $(UPGRADE)"

@@ -1,4 +1,4 @@
-"""The command `mailagent`: run, demo, ask, answer, check, doctor, status, show."""
+"""The command `mailagent`: run, demo, ask, answer, check, doctor, status, show, inspect."""
 
 import argparse
 import asyncio
@@ -6,16 +6,22 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mailagent import __version__, commands, config, daemon
-from mailagent.adapters import host, systemd, telemetry
+from mailagent.adapters import host, probe, systemd, telemetry
 from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
-from mailagent.core.job import session_id
+from mailagent.core.inspection import House, Inspection
+from mailagent.core.job import Bounced, Dead, Sent, session_id
+from mailagent.core.values import Accept, Ignore, Refuse, Verdict
 from mailagent.demo import desk, play
 
 BAD_CONFIG = 2
@@ -44,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(required=True, metavar="COMMAND")
     _demo(subparsers)
     _ask(subparsers)
+    _inspect(subparsers)
     for name, command, text in (
         ("run", run, "the daemon: watch the mailbox and answer"),
         ("answer", answer, "answer one message from standard input; the reply goes to standard output"),
@@ -58,6 +65,10 @@ def parser() -> argparse.ArgumentParser:
         if name == "show":
             sub.add_argument("id", help="a Message-ID (received or sent) or a job's id")
             sub.add_argument("--json", action="store_true", help="for programs")
+        if name == "check":
+            sub.add_argument(
+                "--mail", action="store_true", help="log in to the mail servers too, and say what they lack"
+            )
     return top
 
 
@@ -84,6 +95,15 @@ def _ask(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     sub.add_argument("--thread", default="", help="a name: ask again under it to continue")
     sub.add_argument("--model", choices=("rules", "claude"), default="", help="default: claude when a key is set")
     sub.set_defaults(command=ask)
+
+
+def _inspect(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "what the daemon makes of a message: sender, verdict, thread, text, files; does nothing, needs no store"
+    sub = subparsers.add_parser("inspect", help=text, description=text)
+    sub.add_argument("files", type=Path, nargs="+", metavar="FILE.eml", help="a message as a server stores it")
+    sub.add_argument("--config", type=Path, default=None, help=f"the settings (default: {CONFIG} if it is there)")
+    sub.add_argument("--json", action="store_true", help="for programs: one object a line")
+    sub.set_defaults(command=inspect)
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -122,9 +142,19 @@ def answer(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """`mailagent check`."""
-    _load(arguments.config)
-    Console().print(f"{arguments.config}: good")
-    return 0
+    settings, console = _load(arguments.config), Console()
+    if arguments.mail:
+        _give_up_root(arguments.config, settings, [])
+    console.print(f"{arguments.config}: good")
+    found = asyncio.run(probe.probe(settings)) if arguments.mail else []
+    for each in found:
+        colour, mark = {"good": ("green", "ok    "), "lesser": ("yellow", "lesser"), "bad": ("red", "not ok")}[
+            each.level
+        ]
+        console.print(f"[{colour}]{mark}[/] ", end="")
+        words = f"{each.name}: {each.words}" if each.words else each.name
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
+    return 1 if any(each.level == "bad" for each in found) else 0
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -160,10 +190,98 @@ def show(arguments: argparse.Namespace) -> int:
         print(json.dumps({**dataclasses.asdict(job), **extra}))  # noqa: T201
         return 0
     console = Console()
-    console.print(f"{type(job.stage).__name__}: {job.subject!r} from {job.sender} (job {job.id}, thread {job.thread})")
+    about = f"{job.subject!r} from {job.sender} (job {job.id}, thread {job.thread}, attempts {job.attempts})"
+    console.print(f"{type(job.stage).__name__}: {about}", markup=False)
+    match job.stage:
+        case Dead(reason) | Bounced(_, reason):
+            console.print(f"  reason: {reason}", markup=False)
+        case Sent(_, response):
+            console.print(f"  the server said: {response}", markup=False)
+        case _:
+            pass
     for stamp in job.history:
         console.print(f"  {datetime.fromtimestamp(stamp.at, UTC):%Y-%m-%d %H:%M:%S.%f} UTC  {stamp.name}")
     return 0
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    """`mailagent inspect`."""
+    return asyncio.run(_inspected(arguments.files, _house(arguments.config), arguments.json))
+
+
+async def _inspected(paths: Sequence[Path], house: House | None, as_json: bool) -> int:
+    failed = False
+    async for path, found in commands.inspect(paths, house):
+        failed = failed or isinstance(found, str)
+        if as_json:
+            print(json.dumps({"file": str(path), **_as_json(found)}))  # noqa: T201
+        else:
+            _show(path, found, Console())
+    return 1 if failed else 0
+
+
+def _as_json(found: Inspection | str) -> dict[str, object]:
+    """The inspection without the bytes of attachments; `error` alone for a message that cannot be read."""
+    if isinstance(found, str):
+        return {"error": found}
+    mail = dataclasses.asdict(found.inbound)
+    mail["attachments"] = [
+        {"name": file.name, "media_type": file.media_type, "bytes": len(file.data)}
+        for file in found.inbound.attachments
+    ]
+    judged = found.judgement
+    if judged is None:
+        return {"error": None, **mail, "ids": found.ids, "verdict": None}
+    verdict = dict(zip(("is", "reason"), _told(judged.verdict), strict=True))
+    return {"error": None, **mail, "ids": found.ids, **dataclasses.asdict(judged), "verdict": verdict}
+
+
+def _told(verdict: Verdict) -> tuple[str, str]:
+    match verdict:
+        case Accept():
+            return "answered", ""
+        case Ignore(reason):
+            return "ignored", reason
+        case Refuse(reason):
+            return "refused", reason
+
+
+def _show(path: Path, found: Inspection | str, console: Console) -> None:
+    """For people: one line for each thing, then the texts; nothing of the mail is taken for markup."""
+    table = Table(title=Text(str(path)), title_justify="left", show_header=False, box=SIMPLE)
+    for name, value in [("cannot be read", found)] if isinstance(found, str) else _lines(found):
+        if value:
+            table.add_row(name, Text(value))
+    console.print(table)
+
+
+def _lines(found: Inspection) -> Iterator[tuple[str, str]]:
+    mail, judged = found.inbound, found.judgement
+    yield "from", f"{mail.sender_name} <{mail.sender}>" if mail.sender else f"cannot be told: {'; '.join(mail.defects)}"
+    yield "to", ", ".join(mail.recipients)
+    yield "subject", mail.subject
+    yield "Message-ID", mail.message_id
+    if judged:
+        yield "proof", "proven" if judged.proven else "not proven"
+        unless = "\n(unless it continues a thread of the sender's)" if judged.unless_known else ""
+        yield "verdict", ": ".join(filter(None, _told(judged.verdict))) + unless
+        for token, thread in judged.tokens:
+            yield "token", f"{token}: " + (f"proves thread {thread}" if thread else "proves nothing with the keys here")
+    else:
+        yield "verdict", f"not known without settings{': ' if mail.automatic else ''}{mail.automatic}"
+    yield "thread by", "\n".join(found.ids) or "nothing: it opens a new one"
+    yield "new text", mail.text
+    yield "quoted", mail.quoted
+    for file in mail.attachments:
+        yield "file", f"{file.name}  {file.media_type}  {len(file.data):,} bytes"
+
+
+def _house(path: Path | None) -> House | None:
+    """What the settings say, the secrets for other work left out; None without settings."""
+    if path is None and not Path(CONFIG).exists():
+        return None
+    needless = {variable: "-" for name, (variable, _) in config.SECRETS.items() if name != "token_key"}
+    return commands.house(_load(path or Path(CONFIG), needless))
 
 
 def _unprivileged(path: Path) -> config.Config:
@@ -186,12 +304,12 @@ def _give_up_root(path: Path, settings: config.Config, writable: list[Path]) -> 
     )
 
 
-def _load(path: Path) -> config.Config:
+def _load(path: Path, secrets: Mapping[str, str] = MappingProxyType({})) -> config.Config:
     try:
         text = path.read_text()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}: name the settings with --config FILE") from error
-    return config.load(text, os.environ, systemd.credentials(os.environ))
+    return config.load(text, {**secrets, **os.environ}, systemd.credentials(os.environ))
 
 
 def _read(path: Path) -> tuple[str, bytes]:

@@ -2,65 +2,106 @@
 
 import asyncio
 import tempfile
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from mailagent import daemon
-from mailagent.adapters import bubblewrap, host, redis
+from mailagent.adapters import bubblewrap, host, keys, redis
 from mailagent.adapters.imap import ImapInbox
+from mailagent.adapters.parser import ChildParser
 from mailagent.config import Config
 from mailagent.core.compose import reply_id
-from mailagent.core.errors import ConfigError, TemporaryError
-from mailagent.core.job import Job
-from mailagent.core.values import Mailbox, Outgoing, RawMessage
+from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
+from mailagent.core.inspection import House, Inspection, inspected
+from mailagent.core.job import Bounced, Composed, Dead, Job, Merged, Sent
+from mailagent.core.screen import Rule
+from mailagent.core.thread import evidence
+from mailagent.core.values import JobId, Mailbox, Outgoing, RawMessage
 from mailagent.flow.intake import new_job
 from mailagent.ports import Submission
 
+LOOK_SECONDS = 0.1
+
 
 async def answer(config: Config, raw: bytes) -> bytes:
-    """Answer one message without a mailbox: same queue, session, sandbox and rendering; returns the reply's bytes."""
+    """Answer one message without a mailbox: same queue, session, sandbox and rendering; returns the reply's bytes.
+    PermanentError when there is none."""
     async with daemon.build(config) as parts:
         inbound = await parts.parser.parse(raw)
-        thread = await parts.jobs.thread_of(inbound.in_reply_to)
-        received = RawMessage(raw, Mailbox("ask", "", 0), 0, parts.clock.now())
+        thread = await parts.jobs.thread_of(evidence(inbound))
+        received = RawMessage(raw, Mailbox("answer", "", 0), 0, parts.clock.now())
         job = new_job(received, inbound, await parts.blobs.put(raw), thread, "", ())
         await parts.jobs.accept(job, None)
-        kept, stopping = Kept(reply_id(job.id, config.mail.address.rpartition("@")[2])), asyncio.Event()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(daemon.work(parts, kept, stopping))
-            reply = await kept.reply
+        stopping = asyncio.Event()
+        working = asyncio.create_task(daemon.work(parts, Kept(reply_id(job.id, domain_of(config))), stopping))
+        try:
+            composed = await _ended(parts, job.id)
+        finally:
             stopping.set()
-        return reply.data
+            await working
+        return await parts.blobs.get(composed.message)
+
+
+async def _ended(parts: daemon.Parts, job: JobId) -> Composed:
+    """The reply to the job, waited for; it may be one that was made before."""
+    while True:
+        found = await parts.jobs.find(job)
+        match found.stage if found else None:
+            case Sent(composed, _) | Bounced(composed, _):
+                return composed
+            case Merged(into):
+                job = into
+            case Dead(reason):
+                raise PermanentError(f"there is no answer: {reason}")
+            case _:
+                await asyncio.sleep(LOOK_SECONDS)
 
 
 class Kept(Submission):
-    """A way out that ends here: keeps the one reply that is waited for."""
+    """A way out that ends here, for the one reply that is waited for; others wait for the daemon."""
 
     def __init__(self, message_id: str) -> None:
         self._message_id = message_id
-        self.reply: asyncio.Future[Outgoing] = asyncio.get_running_loop().create_future()
 
     async def send(self, outgoing: Outgoing) -> str:
-        """Keep it."""
-        if outgoing.message_id == self._message_id and not self.reply.done():
-            self.reply.set_result(outgoing)
+        """It is kept in the blobs already."""
+        if outgoing.message_id != self._message_id:
+            raise TemporaryError("this is the daemon's to send")
         return "kept"
 
     async def file_sent(self, outgoing: Outgoing) -> None:
         """There is no Sent folder."""
 
 
+def domain_of(config: Config) -> str:
+    """The domain of our address."""
+    return config.mail.address.rpartition("@")[2]
+
+
 async def find(config: Config, key: str) -> Job | None:
     """The job with this id or Message-ID, looked up in the store of a running daemon."""
-    client, _ = await redis.connect(config.redis.url or daemon.private_redis(config).url)
-    async with client:
+    async with _store(config) as client:
         return await daemon.jobs(config, client).find(key)
 
 
 async def status(config: Config) -> dict[str, int]:
     """How many jobs wait where, in the store of a running daemon."""
-    client, _ = await redis.connect(config.redis.url or daemon.private_redis(config).url)
-    async with client:
+    async with _store(config) as client:
         return await daemon.jobs(config, client).counts()
+
+
+@asynccontextmanager
+async def _store(config: Config) -> AsyncIterator[redis.Redis]:
+    """The store of a running daemon."""
+    try:
+        client, _ = await redis.connect(config.redis.url or daemon.private_redis(config).url)
+    except TemporaryError as error:
+        if config.redis.url:
+            raise
+        raise TemporaryError(f"no daemon runs on {config.storage.state_dir}: its Redis does not answer") from error
+    async with client:
+        yield client
 
 
 async def diagnose(config: Config) -> list[host.Check]:
@@ -91,3 +132,26 @@ async def _diagnose_mailbox(config: Config) -> host.Check:
     finally:
         await inbox.close()
     return host.Check("mailbox", "")
+
+
+def house(config: Config) -> House:
+    """Whom these settings let in; with the keys of reply tokens when there are any."""
+    return House(
+        rules=[Rule(**rule.model_dump()) for rule in config.allow],
+        own=config.mail.address,
+        authserv_id=config.mail.authserv_id,
+        keys=keys.keys_at_hand(config.secrets.token_key.get_secret_value(), Path(config.storage.state_dir)),
+    )
+
+
+async def inspect(paths: Iterable[Path], known: House | None) -> AsyncIterator[tuple[Path, Inspection | str]]:
+    """What the daemon makes of the message in each file, read as it reads them; or why it cannot be read."""
+    parser = ChildParser()
+    try:
+        for path in paths:
+            try:
+                yield path, inspected(await parser.parse(path.read_bytes()), known)
+            except (PermanentError, OSError) as error:
+                yield path, (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    finally:
+        await parser.close()

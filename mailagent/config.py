@@ -19,6 +19,8 @@ Domain = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[^@\s]+$")]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+")]
 Skill = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 
+Listen = Annotated[str, StringConstraints(pattern=r"^(|/[^\s]{1,99}|[^/\s]+:\d{1,5})$")]  # sun_path: 108 bytes, unix(7)
+
 
 ANTHROPIC = "https://api.anthropic.com"
 
@@ -43,7 +45,7 @@ class Mail(Part):
         "", description="The name under which your receiving server writes Authentication-Results (RFC 8601)."
     )
     plus_addressing: bool = Field(
-        True,
+        False,
         description="The server delivers address+anything to address; replies then carry a signed Reply-To.",
     )
     max_message_mb: Positive = Field(36.0, description="A larger message is refused, in megabytes.")
@@ -89,6 +91,21 @@ class Smtp(Part):
     )
 
 
+class Lmtp(Part):
+    """[lmtp] – mail that a server on this machine hands over (RFC 2033), beside the mailbox."""
+
+    listen: Listen = Field(
+        "", description='A socket\'s path, or a loopback address and a port like "127.0.0.1:2424"; "" for none.'
+    )
+    recipients: tuple[Address, ...] = Field(
+        (), description="The addresses that are taken, with any +tag; mail.address if none is here."
+    )
+    trust_dkim: bool = Field(
+        True,
+        description="Check DKIM here and drop what claims to be from authserv_id; false if that server writes it.",
+    )
+
+
 class Allow(Part):
     """[[allow]] – who is answered; repeat the table for more rules. Without one, nobody is."""
 
@@ -100,7 +117,7 @@ class Allow(Part):
     )
     machines: bool = Field(
         False,
-        description="Whether mail that a machine wrote is answered too, say a nightly export; it must always be proven.",
+        description="Whether mail that a machine wrote is answered too, say a nightly export; it must be proven.",
     )
     skills: tuple[Skill, ...] = Field((), description="The skills that work for these senders; [] for all there are.")
     mails_per_day: Count = Field(40, description="Mails that are answered, for each sender and day (UTC).")
@@ -201,6 +218,7 @@ class Config(Part):
     mail: Mail
     imap: Imap
     smtp: Smtp
+    lmtp: Lmtp = Lmtp()
     allow: tuple[Allow, ...] = ()
     limits: Limits = Limits()
     model: Model = Model()
@@ -264,12 +282,18 @@ def _contradictions(raw: dict[str, Any], secrets: Mapping[str, str]) -> list[str
         server = tables.get(name, {})
         if server.get("security") == "none" and not is_loopback(str(server.get("host", "localhost"))):
             faults.append(f'{name}.security = "none" is for loopback only: use "tls" or "starttls"')
+        if server.get("auth") == "xoauth2":
+            wanted = ("user", "token_command") if name == "smtp" else ("token_command",)
+            faults += [f'{name}.{key} is missing: auth = "xoauth2" needs it' for key in wanted if not server.get(key)]
+    listen = str(tables.get("lmtp", {}).get("listen", ""))
+    if ":" in listen and not listen.startswith("/") and not is_loopback(listen.rpartition(":")[0].strip("[]")):
+        faults.append('lmtp.listen is for loopback only: use a path, or an address like "127.0.0.1:2424"')
     base_url = str(tables.get("model", {}).get("base_url", ANTHROPIC))
     if base_url == ANTHROPIC and not secrets["anthropic_api_key"]:
         faults.append("the model's key is missing: set ANTHROPIC_API_KEY or the credential anthropic-api-key")
-    if not secrets["imap_password"]:
+    if tables.get("imap", {}).get("auth") != "xoauth2" and not secrets["imap_password"]:
         faults.append("the IMAP password is missing: set MAILAGENT_IMAP_PASSWORD or the credential imap-password")
-    if smtp.get("user") and not secrets["smtp_password"]:
+    if smtp.get("auth") != "xoauth2" and smtp.get("user") and not secrets["smtp_password"]:
         faults.append("the SMTP password is missing: set MAILAGENT_SMTP_PASSWORD or the credential smtp-password")
     asked = any(isinstance(rule, dict) and (rule.get("proof") != "none" or rule.get("machines")) for rule in rules)
     if asked and not mail.get("authserv_id"):

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -15,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailagent.adapters import bubblewrap, host, redis, systemd
-from mailagent.adapters.blobs import DiskBlobs
+from mailagent.adapters.blobs import DiskBlobs, write_durably
 from mailagent.adapters.claude import ClaudeAgent, Settings
 from mailagent.adapters.gateway import Gateway
 from mailagent.adapters.imap import ImapInbox
+from mailagent.adapters.keys import token_keys
+from mailagent.adapters.ledger import RedisLedger
 from mailagent.adapters.parser import ChildParser
 from mailagent.adapters.redis import Redis, RedisJobs
 from mailagent.adapters.redis_server import PrivateRedis
@@ -28,6 +31,7 @@ from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.config import Config
 from mailagent.core.errors import ConfigError, TemporaryError
 from mailagent.core.policy import Host, Policy
+from mailagent.core.quota import Limits
 from mailagent.core.render import Style
 from mailagent.core.screen import Rule
 from mailagent.flow.delivery import Delivery
@@ -107,13 +111,18 @@ async def build(config: Config) -> AsyncIterator[Parts]:
         await gateway.start()
         stack.push_async_callback(gateway.stop)
         parser = ChildParser()
+        await parser.start()
         stack.push_async_callback(parser.close)
         agent = ClaudeAgent(_settings(config, parts_on_host, runtime), gateway, transcripts)
-        yield _parts(config, jobs(config, client), parser, agent, store)
+        queue = jobs(config, client)
+        await queue.belong_to(_identity(state / "id"))
+        yield _parts(config, queue, parser, agent, RedisLedger(client), store)
 
 
-def _parts(config: Config, jobs: RedisJobs, parser: ChildParser, agent: ClaudeAgent, store: PrivateRedis) -> Parts:
-    clock, state = SystemClock(), Path(config.storage.state_dir)
+def _parts(
+    config: Config, jobs: RedisJobs, parser: ChildParser, agent: ClaudeAgent, ledger: RedisLedger, store: PrivateRedis
+) -> Parts:
+    clock, state, secret = SystemClock(), Path(config.storage.state_dir), config.secrets.token_key.get_secret_value()
     blobs = DiskBlobs(state / "blobs")
     workspaces = DiskWorkspaces(
         state / "threads",
@@ -133,6 +142,9 @@ def _parts(config: Config, jobs: RedisJobs, parser: ChildParser, agent: ClaudeAg
         sender_name=config.mail.name,
         notice=config.model.notice,
         turn_seconds=config.agent.turn_seconds,
+        ledger=ledger,
+        rules=[Rule(**rule.model_dump()) for rule in config.allow],
+        keys=token_keys(secret, state) if config.mail.plus_addressing else (),
     )
     return Parts(config, jobs, blobs, parser, clock, turns, store)
 
@@ -149,11 +161,16 @@ def _intake(parts: Parts, inbox: ImapInbox) -> Intake:
         blobs=parts.blobs,
         jobs=parts.jobs,
         clock=parts.clock,
-        rules=[Rule(rule.addresses, rule.domains, rule.proof) for rule in parts.config.allow],
+        rules=parts.turns.rules,
         own=mail.address,
         authserv_id=mail.authserv_id,
         start=mail.start,
         poll_seconds=parts.config.imap.idle_seconds,
+        ledger=parts.turns.ledger,
+        limits=Limits(**parts.config.limits.model_dump()),
+        most_mb=mail.max_message_mb,
+        keys=parts.turns.keys,
+        cc=mail.cc == "allowed",
     )
 
 
@@ -197,7 +214,8 @@ async def work(parts: Parts, submission: Submission, stopping: asyncio.Event) ->
 
 def _worker(parts: Parts, lane: Lane, step: Step, give_up: GiveUp, attempts: int) -> Worker:
     config = parts.config
-    return Worker(parts.jobs, lane, step, give_up, attempts, config.agent.retry_seconds, config.redis.lease_seconds / 3)
+    seconds = (config.agent.retry_seconds, config.redis.lease_seconds / 3)
+    return Worker(parts.jobs, parts.clock, lane, step, give_up, attempts, *seconds)
 
 
 async def _store_ended(parts: Parts) -> None:
@@ -268,6 +286,13 @@ def _alone(path: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(f"{path.parent} is in use by another mailagent: stop it first") from None
         yield
+
+
+def _identity(path: Path) -> str:
+    """The name of a state directory, made with it."""
+    if not path.exists():
+        write_durably(path, secrets.token_hex(8).encode())
+    return path.read_text()
 
 
 def _sweep(state: Path, runtime: Path) -> None:

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from mailagent.core.job import Job
+from mailagent.core.quota import Spent
+from mailagent.core.screen import Kind
 from mailagent.core.values import (
     BlobId,
     Inbound,
+    JobId,
     Mailbox,
     Outcome,
     OutFile,
@@ -18,6 +21,7 @@ from mailagent.core.values import (
     Thread,
     ThreadId,
     Turn,
+    Usage,
 )
 
 Folder = Literal["processed", "refused", "held"]
@@ -98,6 +102,9 @@ class Jobs(Protocol):
 
     async def cursor(self, mailbox: Mailbox) -> int | None:
         """The last UID taken over, None for a mailbox never seen."""
+
+    async def knows(self, account: str, folder: str) -> bool:
+        """Whether this folder was ever watched, under whatever UIDVALIDITY."""
 
     async def advance(self, move: CursorMove) -> bool:
         """Move the cursor past a message that needs no job; False when it stands elsewhere (start over from there)."""
@@ -180,6 +187,10 @@ class Workspaces(Protocol):
 class Session(Protocol):
     """One sandbox with one agent conversation in it, for the length of a turn."""
 
+    @property
+    def known(self) -> bool:
+        """Whether the conversation goes on: the agent was asked before in this thread."""
+
     async def profile(self) -> Profile:
         """Read the attachments inside the sandbox. PermanentError when the profile script cannot run on them."""
 
@@ -190,8 +201,30 @@ class Session(Protocol):
 class Agent(Protocol):
     """Opens sessions: a new one for a new thread, the same conversation for a known one."""
 
-    def session(self, workspace: Workspace) -> AbstractAsyncContextManager[Session]:
-        """A sandbox on this workspace; gone, with everything in it, when the context ends."""
+    def session(self, workspace: Workspace, skills: Sequence[str]) -> AbstractAsyncContextManager[Session]:
+        """A sandbox on this workspace, with these skills or all (an empty sequence); gone, with everything in it, when
+        the context ends."""
+
+
+class Ledger(Protocol):
+    """What each sender has used and was told. Every method raises TemporaryError when the store is away; `now` is in
+    Unix seconds, and a day is one of UTC. Whatever is told twice of one job counts once, at its first time."""
+
+    async def spent(self, sender: str, now: float) -> Spent:
+        """What the sender has used on this day and in this hour."""
+
+    async def took(self, sender: str, job: JobId, now: float) -> None:
+        """A mail of the sender was taken over, to be answered by the agent."""
+
+    async def used(self, sender: str, job: JobId, usage: Usage, now: float) -> None:
+        """The answer to it used so many tokens and dollars."""
+
+    async def may_tell(self, sender: str, kind: Kind, job: JobId, now: float) -> bool:
+        """Whether this job may tell the sender of a refusal of this kind: the first one that asks on a day may, however
+        often it asks, and no other."""
+
+    async def overall_last_hour(self, now: float) -> int:
+        """How many mails were taken over in the hour that ends now, whoever sent them."""
 
 
 class Submission(Protocol):

@@ -42,9 +42,14 @@ def clean_environment(place: Path) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "HOME": str(place), "LANG": "C.UTF-8", **SECRETS}
 
 
-def command(name: str, settings: Path, *more: str) -> list[str]:
+def program() -> str:
     """The installed command."""
-    return [str(Path(sys.executable).parent / "mailagent"), name, "--config", str(settings), *more]
+    return str(Path(sys.executable).parent / "mailagent")
+
+
+def command(name: str, settings: Path, *more: str) -> list[str]:
+    """The installed command on these settings."""
+    return [program(), name, "--config", str(settings), *more]
 
 
 async def mailagent(place: Path, name: str, settings: Path, *more: str) -> tuple[int, str, str]:

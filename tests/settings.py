@@ -33,6 +33,7 @@ port = {smtp_port}
 security = "none"
 [[allow]]
 {allow}
+mails_per_day = 1000
 [model]
 base_url = "{model_url}"
 name = "rules"
@@ -42,6 +43,9 @@ max_steps = {max_steps}
 attempts = {attempts}
 retry_seconds = 0.2
 {agent}
+[limits]
+sender_mails_per_hour = 1000
+mails_per_hour = 10000
 [storage]
 state_dir = "{place}/state"
 runtime_dir = "{place}/run"

@@ -54,7 +54,7 @@ def mail(text: str, profile: str = "", number: int = 1, workspace: str = "/srv",
     inbound = Inbound(
         "<1@x>", "a@b.test", "", ("c@d.test",), subject, text, "> quoted: by product", (), (), (), "", (), ()
     )
-    written = prompt(inbound, number, ["orders.csv"], Profile(profile, ("t",), ()) if profile else None)
+    written = prompt([inbound], number, ["orders.csv"], Profile(profile, ("t",), ()) if profile else None)
     return written.replace("Workspace: /srv\n", f"Workspace: {workspace}\n", 1)
 
 

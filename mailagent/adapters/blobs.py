@@ -40,11 +40,11 @@ class DiskBlobs:
         try:
             data = self._path(blob).read_bytes()
         except FileNotFoundError as error:
-            raise PermanentError(f"blob {blob} is gone") from error
+            raise PermanentError(f"blob {blob} is gone", for_sender=False) from error
         except OSError as error:
             raise TemporaryError(f"blobs: {error.strerror}") from error
         if hashlib.sha256(data).hexdigest() != blob:
-            raise PermanentError(f"blob {blob} is damaged")
+            raise PermanentError(f"blob {blob} is damaged", for_sender=False)
         return data
 
     def _path(self, blob: BlobId) -> Path:

@@ -4,7 +4,9 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncIterator
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,18 +65,19 @@ class ClaudeAgent:
         self._transcripts = transcripts
 
     @asynccontextmanager
-    async def session(self, workspace: Workspace) -> AsyncIterator["ClaudeSession"]:
+    async def session(self, workspace: Workspace, skills: Sequence[str] = ()) -> AsyncIterator["ClaudeSession"]:
         """A sandbox on this workspace; the CLI starts at once, so that its start is hidden behind the profile."""
-        root = Path(workspace.path)
-        socket = self._settings.runtime_dir / f"{workspace.thread}.sock"
-        async with self._gateway.listen(socket) as meter:
-            policy = self._policy(root, socket)
-            client = ClaudeSDKClient(await self._options(workspace, policy))
-            connecting = asyncio.create_task(client.connect())
-            try:
-                yield ClaudeSession(policy, client, connecting, meter)
-            finally:
-                await _close(client, connecting)
+        known = await self._transcripts.exists(WORKSPACE, session_id(workspace.thread))
+        with tempfile.TemporaryDirectory(prefix="session-", ignore_cleanup_errors=True) as name:
+            socket = self._settings.runtime_dir / f"{secrets.token_hex(6)}.sock"
+            async with self._gateway.listen(socket) as meter:
+                policy = self._policy(Path(workspace.path), socket)
+                client = ClaudeSDKClient(self._options(workspace, policy, Path(name), known, skills or SKILLS))
+                connecting = asyncio.create_task(client.connect())
+                try:
+                    yield ClaudeSession(policy, client, connecting, meter, known)
+                finally:
+                    await _close(client, connecting)
 
     def _policy(self, root: Path, socket: Path) -> Policy:
         sandbox = self._settings.sandbox
@@ -87,13 +90,15 @@ class ClaudeAgent:
             command_seconds=sandbox.command_seconds,
         )
 
-    async def _options(self, workspace: Workspace, policy: Policy) -> ClaudeAgentOptions:
-        beside = Path(workspace.path).parent
-        launcher, transcript = beside / "launch", beside / "claude"
-        transcript.mkdir(mode=0o700, exist_ok=True)
+    def _options(
+        self, workspace: Workspace, policy: Policy, place: Path, known: bool, skills: Sequence[str]
+    ) -> ClaudeAgentOptions:
+        """The CLI's directory is made anew for each session: on resume the SDK, outside the sandbox, copies files that
+        it finds there, and would follow the links that an earlier turn left."""
+        launcher, transcript = place / "launch", place / "claude"
+        transcript.mkdir(mode=0o700)
         bubblewrap.write_launcher(launcher, policy)
         session = session_id(workspace.thread)
-        known = await self._transcripts.exists(WORKSPACE, session)
         return ClaudeAgentOptions(
             cli_path=launcher,
             cwd=WORKSPACE,
@@ -108,7 +113,7 @@ class ClaudeAgent:
             tools=list(TOOLS),
             permission_mode="bypassPermissions",
             plugins=[{"type": "local", "path": PLUGIN}],
-            skills=[f"mailagent:{name}" for name in SKILLS],
+            skills=[f"mailagent:{name}" for name in SKILLS if name in skills],
             setting_sources=[],
             settings=json.dumps(SETTINGS),
             strict_mcp_config=True,
@@ -121,7 +126,10 @@ class ClaudeAgent:
 class ClaudeSession:
     """Keeps ports.Session."""
 
-    def __init__(self, policy: Policy, client: ClaudeSDKClient, connecting: "asyncio.Task[None]", meter: Meter) -> None:
+    def __init__(
+        self, policy: Policy, client: ClaudeSDKClient, connecting: "asyncio.Task[None]", meter: Meter, known: bool
+    ) -> None:
+        self.known = known
         self._policy = policy
         self._client = client
         self._connecting = connecting
@@ -154,7 +162,7 @@ class ClaudeSession:
                 case AssistantMessage():
                     said = _text(event) or said
                 case ResultMessage():
-                    _raise_unless_done(event)
+                    _raise_unless_done(event, self._meter)
                     if not checkpointed:
                         raise TemporaryError("the transcript could not be stored")
                     return Outcome(event.result or said, (), self._usage(event), self._meter.first_request_at)
@@ -172,8 +180,8 @@ class ClaudeSession:
         )
 
 
-def _raise_unless_done(result: ResultMessage) -> None:
-    if result.subtype == "error_max_turns":
+def _raise_unless_done(result: ResultMessage, meter: Meter) -> None:
+    if result.subtype == "error_max_turns" or meter.refused:
         raise PermanentError("Your question took more steps than one answer may have. Please ask for less at once.")
     if result.is_error or result.subtype != "success":
         status = f" (HTTP {result.api_error_status})" if result.api_error_status else ""

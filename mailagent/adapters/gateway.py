@@ -31,10 +31,12 @@ class Meter:
     input_tokens: int = 0
     output_tokens: int = 0
     first_request_at: float = 0.0
+    refused: bool = False
+    """A request was refused because the turn had used what it may."""
 
 
 @dataclass(slots=True)
-class Usage:
+class Tally:
     """Reads token counts out of an answer as it streams by (server-sent events of the Messages API) or stands whole."""
 
     meter: Meter
@@ -107,6 +109,7 @@ class Gateway:
             socket.unlink(missing_ok=True)
 
     async def _messages(self, request: web.Request, meter: Meter) -> web.StreamResponse:
+        meter.refused = self._is_used_up(meter)
         if meter.requests >= self._model.max_requests:
             return refusal(403, f"this turn has used its {self._model.max_requests} model requests")
         if meter.output_tokens >= self._model.max_output_tokens:
@@ -118,12 +121,16 @@ class Gateway:
         meter.requests += 1
         meter.first_request_at = meter.first_request_at or time.time()
         try:
-            return await self._pass_on(request, body, Usage(meter))
+            return await self._pass_on(request, body, Tally(meter))
         except (aiohttp.ClientError, TimeoutError) as error:
             log.warning("the model cannot be reached: %s", error)
             return refusal(529, "the model cannot be reached")
 
-    async def _pass_on(self, request: web.Request, body: dict[str, Any], usage: Usage) -> web.StreamResponse:
+    def _is_used_up(self, meter: Meter) -> bool:
+        model = self._model
+        return meter.requests >= model.max_requests or meter.output_tokens >= model.max_output_tokens
+
+    async def _pass_on(self, request: web.Request, body: dict[str, Any], usage: Tally) -> web.StreamResponse:
         assert self._upstream is not None, "start() comes first"  # noqa: S101
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
         if self._key:

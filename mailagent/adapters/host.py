@@ -106,6 +106,7 @@ def give_up_root(home: Path, writable: Sequence[Path], readable: Sequence[Path],
     for directory in writable:
         directory.mkdir(parents=True, exist_ok=True)
         os.chown(directory, uid, gid)
+    readable = [path for path in readable if path.exists()]  # what is missing is told by checks(), later
     for path in readable:
         if not _may_read(path.stat(), uid, gid):
             raise ConfigError(f"{path} is closed to uid {uid}, and mailagent does not stay root: chmod -R go+rX {path}")

@@ -12,6 +12,7 @@ from imapclient import IMAPClient
 from imapclient.exceptions import IMAPClientError
 from imapclient.imapclient import SEEN, SENT
 
+from mailagent.adapters.oauth import access_token, xoauth2
 from mailagent.config import Imap, Mail, Security
 from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
 from mailagent.core.values import Mailbox, Outgoing, RawMessage
@@ -187,7 +188,9 @@ class _Connection:
 
 
 def connect(imap: Imap, tls: ssl.SSLContext | None, password: str) -> IMAPClient:
-    """A connection, logged in; blocks. Raises what imapclient raises."""
+    """A connection, logged in; blocks. Raises what imapclient raises, TemporaryError when no access token is had."""
+    # Before the connection: servers do not wait for long.
+    token = access_token(imap.token_command, imap.timeout_seconds) if imap.auth == "xoauth2" else ""
     client = IMAPClient(imap.host, imap.port, ssl=imap.security == "tls", ssl_context=tls, timeout=imap.timeout_seconds)
     with ExitStack() as undo:
         undo.callback(_hang_up, client)
@@ -196,7 +199,10 @@ def connect(imap: Imap, tls: ssl.SSLContext | None, password: str) -> IMAPClient
         client.socket().setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if imap.security == "starttls":
             client.starttls(tls)
-        client.login(imap.user, password)
+        if imap.auth == "xoauth2":
+            client.sasl_login("XOAUTH2", xoauth2(imap.user, token))
+        else:
+            client.login(imap.user, password)
         # Asked for now, since imapclient would ask between our last look and IDLE: the news that a server sends along
         # with that answer (RFC 3501 section 7) it does not send again.
         client.capabilities()

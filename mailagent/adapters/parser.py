@@ -3,6 +3,7 @@
 What comes back is JSON and bytes, never a pickle: a child that a mail got the better of can lie, but no more."""
 
 import asyncio
+import logging
 import math
 import resource
 import struct
@@ -19,6 +20,8 @@ from mailagent.core.parse import parse
 from mailagent.core.values import Inbound
 
 _SIZE = struct.Struct("!Q")
+_FIRST = b"From: a@example.org\r\nContent-Type: text/html\r\n\r\n<p>On Monday, a@example.org wrote:<p>&gt; hello"
+"""Read by the child before the first message: whatever is made ready only when it is needed is ready then."""
 _BEYOND = "The mail cannot be read within the limits of time and memory."
 
 
@@ -50,6 +53,13 @@ class ChildParser:
         self._limits = limits
         self._turn = asyncio.Lock()
         self._child: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start the child, so that the first message does not wait for it; it gets ready on its own meanwhile.
+
+        TemporaryError when no process can be started."""
+        async with self._turn:
+            await self._started()
 
     async def parse(self, raw: bytes) -> Inbound:
         """The message understood. PermanentError when core.parse says so, when a limit is reached, or when its child
@@ -139,6 +149,8 @@ def _most(raw: int) -> int:
 def _serve(memory: int, cpu_seconds: int) -> None:
     """Answer each message that comes in; end when none can come any more."""
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    logging.disable()  # what tnefparse logs would be lines in the daemon's own log, as many as a mail likes
+    parse(_FIRST)
     _limit(resource.RLIMIT_AS, memory)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)

@@ -134,10 +134,25 @@ class RedisJobs:
         names = ("advance", "accept", "bounced", "claim", "renew", "save", "hand_over", "finish", "retry", "repair")
         self._scripts = {name: script(client, "common", name) for name in names}
 
+    async def belong_to(self, state: str) -> None:
+        """Say once whose jobs these are. ConfigError when they are another's: their files lie in its state directory,
+        which we cannot read."""
+        with store_errors():
+            owner = await self._client.set(self._key("state"), state, nx=True, get=True)
+        if owner not in (None, state):
+            raise ConfigError(
+                "redis.url: this Redis serves a mailagent with another storage.state_dir: take another one"
+            )
+
     async def cursor(self, mailbox: Mailbox) -> int | None:
         with store_errors():
             uid = await self._client.hget(self._key("cursors"), _field(mailbox))
         return None if uid is None else int(uid)
+
+    async def knows(self, account: str, folder: str) -> bool:
+        with store_errors():
+            fields = await self._client.hkeys(self._key("cursors"))
+        return any(json.loads(name)[:2] == [account, folder] for name in fields)
 
     async def advance(self, move: CursorMove) -> bool:
         return bool(await self._run("advance", *_move(move)))

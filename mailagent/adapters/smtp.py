@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from mailagent.adapters.imap import file_sent, in_words, tls_context
+from mailagent.adapters.oauth import access_token, xoauth2
 from mailagent.config import Imap, Smtp
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.values import Outgoing
@@ -16,6 +17,10 @@ _ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[\w.-]+", re.ASCII)
 """Dot-atoms alone (RFC 5322 section 3.4.1): smtplib would take a comment or a quoted string apart in its own way."""
 
 _GOODBYE_SECONDS = 5.0
+
+
+FINAL_SECONDS = 600.0
+"""A server may look long at a mail before it takes it (RFC 5321 section 4.5.3.2.6)."""
 
 
 class SmtpSubmission:
@@ -33,7 +38,11 @@ class SmtpSubmission:
         """See ports.Submission. The message of the TemporaryError begins with "uncertain: " when the connection was
         lost after DATA began: the server may have taken the mail. What it has against us and not against this mail (a
         refused login, say) is a TemporaryError, 5xx or not."""
-        return await asyncio.to_thread(self._send, outgoing)
+        thread = asyncio.ensure_future(asyncio.to_thread(self._send, outgoing))
+        try:
+            return await asyncio.shield(thread)
+        except asyncio.CancelledError:  # the thread goes on whatever we want: what it did must be known
+            return await thread
 
     async def file_sent(self, outgoing: Outgoing) -> None:
         """See ports.Submission; for smtp.sent_copy = "auto" the Message-ID is looked for first."""
@@ -48,6 +57,22 @@ class SmtpSubmission:
             unless_there=self._smtp.sent_copy == "auto",
         )
 
+    async def announced(self, sender: str) -> dict[str, str]:
+        """What the server can do once we are logged in and it takes mail from `sender`: EHLO keyword, in lower case,
+        to its parameters (RFC 5321 section 4.1.1.1). Sends nothing. Raises TemporaryError and PermanentError."""
+        return await asyncio.to_thread(self._announced, sender)
+
+    def _announced(self, sender: str) -> dict[str, str]:
+        client = self._connect()
+        try:
+            self._expect_ok(*client.mail(sender))
+            client.rset()
+            return dict(client.esmtp_features)
+        except (smtplib.SMTPException, OSError) as error:
+            raise TemporaryError(in_words(error, self._smtp.host)) from error
+        finally:
+            _quit(client)
+
     def _send(self, outgoing: Outgoing) -> str:
         for address in (outgoing.sender, outgoing.recipient):
             if not _ADDRESS.fullmatch(address):
@@ -59,10 +84,13 @@ class SmtpSubmission:
             _quit(client)
 
     def _connect(self) -> smtplib.SMTP:
+        smtp = self._smtp
+        # Before the connection: servers do not wait for long.
+        token = access_token(smtp.token_command, smtp.timeout_seconds) if smtp.auth == "xoauth2" else ""
         try:
             client = self._dial()
             try:
-                self._log_in(client)
+                self._log_in(client, token)
             except (smtplib.SMTPException, OSError, ValueError):
                 client.close()
                 raise
@@ -78,21 +106,28 @@ class SmtpSubmission:
             return smtplib.SMTP_SSL(host, port, timeout=seconds, context=self._tls)
         return smtplib.SMTP(host, port, timeout=seconds)
 
-    def _log_in(self, client: smtplib.SMTP) -> None:
+    def _log_in(self, client: smtplib.SMTP, token: str) -> None:
         if self._smtp.security == "starttls":
             client.starttls(context=self._tls)
-        if self._smtp.user:
-            client.login(self._smtp.user, self._password)
+        client.ehlo_or_helo_if_needed()
+        if not self._smtp.user:
+            return
+        if token:
+            client.auth("XOAUTH2", xoauth2(self._smtp.user, token))
         else:
-            client.ehlo_or_helo_if_needed()
+            client.login(self._smtp.user, self._password)
 
     def _hand_over(self, client: smtplib.SMTP, outgoing: Outgoing) -> str:
         try:
-            self._expect_ok(*client.mail(outgoing.sender))
+            code, answer = client.mail(outgoing.sender)
+            if not 200 <= code <= 299:  # it is against us, not against this mail
+                raise TemporaryError(f"{self._smtp.host}: {code} {_text(answer)}")
             self._expect_ok(*client.rcpt(outgoing.recipient))
         except (smtplib.SMTPException, OSError) as error:
             raise TemporaryError(in_words(error, self._smtp.host)) from error
         try:
+            if client.sock:
+                client.sock.settimeout(max(self._smtp.timeout_seconds, FINAL_SECONDS))
             code, answer = client.data(outgoing.data)
         except smtplib.SMTPDataError as error:
             self._refuse(error.smtp_code, error.smtp_error)

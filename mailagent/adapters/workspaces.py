@@ -1,6 +1,7 @@
 """A directory per thread, written by hostile code: every name below it is opened without following a link."""
 
 import asyncio
+import logging
 import os
 import shutil
 import stat
@@ -19,6 +20,11 @@ from mailagent.ports import Workspace
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+MAX_SNAPSHOT_BYTES = 256 * 1024 * 1024
+"""A larger file is read nowhere: a sparse one costs the code in the sandbox nothing, and us our memory."""
 
 PARTS = ("in", "work", "out")
 EARLIER = "earlier"
@@ -74,6 +80,9 @@ class DiskWorkspaces:
         last = {entry.path: entry for entry in await _in_thread(_read_manifest, path)}
         entries = []
         for name, info in await _in_thread(lambda: list(_walk(workspace.path))):
+            if info.st_size > MAX_SNAPSHOT_BYTES:
+                log.warning("%s: %s has %d bytes and is not kept in the snapshot", workspace.thread, name, info.st_size)
+                continue
             mark = (info.st_ino, info.st_size, info.st_mtime_ns)
             entry = last.get(name)
             if entry is None or entry.mark != mark:
@@ -83,8 +92,12 @@ class DiskWorkspaces:
         await _in_thread(write_durably, path, MANIFEST.dump_json(entries))
 
     async def _restore(self, thread: ThreadId, root: Path) -> None:
+        half = root.with_name("restoring")
+        await _in_thread(shutil.rmtree, half, ignore_errors=True)
         for entry in await _in_thread(_read_manifest, self._manifest(thread)):
-            await _in_thread(_write_restored, root / entry.path, await self._blobs.get(entry.blob), entry.mode)
+            await _in_thread(_write_restored, half / entry.path, await self._blobs.get(entry.blob), entry.mode)
+        if half.exists():
+            await _in_thread(half.rename, root)
 
     def _manifest(self, thread: ThreadId) -> Path:
         return self._directory / thread / "manifest.json"
@@ -116,7 +129,7 @@ def _add_one(directory: Path, name: str, data: bytes) -> str:
         given = name if number == 1 else f"{stem} ({number}){suffix}"
         path = directory / given
         if not path.exists():
-            path.write_bytes(data)
+            write_durably(path, data)
             path.chmod(0o400)
             return given
         if path.read_bytes() == data:
@@ -132,6 +145,7 @@ def _clear_out(root: str, turn: int) -> None:
             with _opened("work", top) as work, _made(EARLIER, work) as earlier:
                 kept = _rename(top, earlier, str(turn - 1))
         if not kept:  # the first turn, or one that is tried again: what its failed attempt left is worth nothing
+            _unlock(top, "out")
             shutil.rmtree("out", dir_fd=top)
         os.mkdir("out", 0o700, dir_fd=top)
 
@@ -140,8 +154,23 @@ def _rename(top: int, earlier: int, name: str) -> bool:
     """Move out/ to earlier/NAME unless that exists."""
     if name in os.listdir(earlier):
         return False
+    _unlock(top, "out")
     os.rename("out", name, src_dir_fd=top, dst_dir_fd=earlier)
     return True
+
+
+def _unlock(parent: int, name: str) -> None:
+    """Give us back our rights on a directory and all below it: code in the sandbox is the same user, and may have taken
+    them away. chmod(2) through a handle, since by name it would follow a link."""
+    handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    try:
+        Path(f"/proc/self/fd/{handle}").chmod(0o700)
+        with _opened(name, parent) as opened, os.scandir(opened) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    _unlock(opened, entry.name)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

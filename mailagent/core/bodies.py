@@ -1,12 +1,11 @@
-"""Mail bodies: bytes in any charset to text, HTML to text without what is hidden in it, own words apart from quoted."""
+"""Mail bodies: bytes in any charset to text, and the writer's own words apart from the history quoted with them."""
 
 import re
+from dataclasses import dataclass
 
 import charset_normalizer
 import quotequail
-from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from mailagent.core.errors import PermanentError
 from mailagent.core.headers import CONTROL, decoded, text_codec
 
 REPLY_MARKER = "-- reply above this line --"
@@ -18,27 +17,14 @@ MAX_QUOTE_CHARS, MAX_QUOTE_LINES, MAX_QUOTE_LINE = 64 * 1024, 2_000, 1_000
 
 _SAMPLE = 64 * 1024
 _MARKER = re.compile(r"[\s>|*_-]*reply above this line[\s*_-]*", re.IGNORECASE)
-_SPACE = re.compile(r"[ \t\n\r\f]+")
 
-_NOT_SHOWN = frozenset({"script", "style", "head", "title", "template", "iframe", "object", "svg", "-comment", None})
-_BLOCKS = re.compile(
-    "address|article|aside|blockquote|body|center|dd|div|dl|dt|fieldset|figure|footer|form|h[1-6r]|header|li|main|nav|ol"
-    "|p|pre|section|table|tbody|tfoot|thead|tr|ul"
-).fullmatch
-_HIDDEN = re.compile(
-    r"display:none|visibility:(?:hidden|collapse)|(?:^|;)font-size:0(?![.]?[1-9])|(?:^|;)opacity:0(?![.]?[1-9])|mso-hide:all"
-)
-_WHITE = re.compile(r"(?:^|;)color:(?:white|transparent|#fff(?:fff)?|rgb\(255,255,255\))(?:;|!|$)")
-_TAG = re.compile(r"<(/?)([a-z][a-z0-9:]*)", re.IGNORECASE)
-_NOT_NESTING = re.compile(
-    "area|base|body|br|col|colgroup|dd|dt|embed|head|hr|html|img|input|li|link|meta|option|p|source|tbody|td|tfoot|th"
-    "|thead|tr|wbr",
-    re.IGNORECASE,
-).fullmatch
-"""Elements that are empty, or whose end may be left out: many of them open are no depth."""
 
-_MAX_QUOTE_DEPTH = 5
-_MAX_NESTING = 1_000
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The text of a mail; `marked` when the program that wrote it says that all its lines with ">" are history."""
+
+    text: str
+    marked: bool = False
 
 
 def text_of(data: bytes, charset: str) -> str:
@@ -52,48 +38,71 @@ def text_of(data: bytes, charset: str) -> str:
     return CONTROL.sub("", text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"))
 
 
-def split_quoted(text: str) -> tuple[str, str]:
+def split_quoted(words: Words) -> tuple[str, str]:
     """What the writer wrote now, and the history quoted with it; both cut to a million characters.
 
-    Losing the writer's words is worse than leaving a quote: words below a quote are kept, and when nothing of their
-    own is left, the whole text is theirs."""
-    lines = _without_blank_ends(text).split("\n")
-    at = next((n for n, line in enumerate(lines[:MAX_QUOTE_LINES]) if _MARKER.fullmatch(line[:MAX_QUOTE_LINE])), None)
-    if at is None:
-        own, quoted = _unquoted(lines)
-    else:
-        above, attribution = _unquoted(lines[:at])
-        end = _end_of_history(lines, at)
-        own, quoted = [*above, *lines[end:]], [*attribution, *lines[at:end]]
-    words = "\n".join(own).strip()
-    if not words:
+    Losing the writer's words is worse than leaving a quote: words below a quote are kept; where they stand between
+    quotes, as answers point by point do, and when nothing of their own is left, the whole text is theirs."""
+    lines = _without_blank_ends(words.text).split("\n")
+    history = _history(lines, words.marked)
+    quoted = [line for part in history for line in lines[part.start : part.stop]]
+    gaps = zip([0, *(part.stop for part in history)], [*(part.start for part in history), len(lines)], strict=True)
+    own = _without_blank_ends("\n".join(line for start, stop in gaps for line in lines[start:stop]))
+    below = lines[history[-1].stop :] if history else []
+    if not own or any(map(_is_quoted, below)):
         return "\n".join(lines)[:MAX_TEXT], ""
-    return words[:MAX_TEXT], "\n".join(quoted).strip()[:MAX_TEXT]
+    return own[:MAX_TEXT], "\n".join(quoted).strip()[:MAX_TEXT]
+
+
+def above_marker(text: str) -> str:
+    """The text without what stands below the first line of a reply of ours."""
+    lines = text.split("\n")
+    at = _marker(lines)
+    return text if at is None else "\n".join(lines[:at])
+
+
+def _marker(lines: list[str]) -> int | None:
+    return next((n for n, line in enumerate(lines[:MAX_QUOTE_LINES]) if _MARKER.fullmatch(line[:MAX_QUOTE_LINE])), None)
+
+
+def _history(lines: list[str], marked: bool) -> list[range]:
+    """Which lines are history: from our marker, or from what is marked as such, whichever comes first; what announces
+    it above; all that quotequail finds where there is neither."""
+    first = next((n for n, line in enumerate(lines) if _is_quoted(line)), None) if marked else None
+    starts = [at for at in (_marker(lines), first) if at is not None]
+    if not starts:
+        return _found(lines)
+    at = min(starts)
+    return [*_found(lines[:at]), range(at, _end_of_history(lines, at))]
+
+
+def _is_quoted(line: str) -> bool:
+    return line.lstrip().startswith(">")
 
 
 def _without_blank_ends(text: str) -> str:
-    """The text from its first line with words, the space before these kept: it may be an empty cell of a table."""
+    """The text without blank lines around it; the space in its lines is kept: it may be the empty cells of a table."""
     words = text.lstrip()
-    return text[text.rfind("\n", 0, len(text) - len(words)) + 1 :].rstrip()
+    start = text.rfind("\n", 0, len(text) - len(words)) + 1
+    end = text.find("\n", len(text.rstrip()))
+    return text[start : end if end >= 0 else len(text)].rstrip(" \r\f\v") if words else ""
 
 
-def _end_of_history(lines: list[str], marker: int) -> int:
-    """The line after the history that starts at the marker: where its ">" end, or the end of the mail without them."""
-    if not lines[marker].lstrip().startswith(">"):
+def _end_of_history(lines: list[str], start: int) -> int:
+    """The line after the history that starts here: where its ">" end, or the end of the mail without them."""
+    if not _is_quoted(lines[start]):
         return len(lines)
-    rest = range(marker, len(lines))
-    return next((n for n in rest if lines[n].strip() and not lines[n].lstrip().startswith(">")), len(lines))
+    return next((n for n in range(start, len(lines)) if lines[n].strip() and not _is_quoted(lines[n])), len(lines))
 
 
-def _unquoted(lines: list[str]) -> tuple[list[str], list[str]]:
-    """Own lines and quoted lines by quotequail, which sees the first part only; the rest belongs to what it ends in."""
+def _found(lines: list[str]) -> list[range]:
+    """The history that quotequail finds; it sees the first part only, the rest belongs to what that ends in."""
     seen = _head(lines)
     found = quotequail.unwrap("\n".join(line[:MAX_QUOTE_LINE] for line in seen))
     if not found:
-        return lines, []
+        return []
     top, bottom = (len(found[key].split("\n")) if found.get(key) else 0 for key in ("text_top", "text_bottom"))
-    start = len(seen) - bottom if bottom else len(lines)
-    return [*lines[:top], *lines[start:]], lines[top:start]
+    return [range(top, len(seen) - bottom if bottom else len(lines))]
 
 
 def _head(lines: list[str]) -> list[str]:
@@ -107,122 +116,3 @@ def _head(lines: list[str]) -> list[str]:
     while count and not lines[count - 1].strip():
         count -= 1
     return lines[:count]
-
-
-def text_of_html(html: str) -> str:
-    """The text that a reader of this HTML sees: lines for blocks, tabs between the cells of a row, ">" before what is
-    in a blockquote; nothing of what is hidden, since hidden words are not the writer's.
-
-    Raises PermanentError for elements nested more than 1,000 deep: 300,000 keep the parser busy for half a minute."""
-    if _nesting(html) > _MAX_NESTING:
-        raise PermanentError("The mail's HTML is nested too deeply.")
-    page, body = _Page(), LexborHTMLParser(html).body
-    # Not by recursion: how deep the elements nest is the sender's choice.
-    todo: list[LexborNode | str] = [body] if body else []
-    while todo:
-        node = todo.pop()
-        if isinstance(node, str):
-            page.close(node)
-        elif node.tag == "-text":
-            page.add(node.text_content or "")
-        elif page.open(node):
-            todo.append(node.tag or "")
-            todo.extend(reversed(list(node.iter(include_text=True))))
-    return "\n".join(page.lines)
-
-
-def _nesting(html: str) -> int:
-    """How deep the elements are open at most; those whose end may be left out are not counted."""
-    depth = deepest = 0
-    for end, name in _TAG.findall(html):
-        if _NOT_NESTING(name):
-            continue
-        depth = max(depth - 1, 0) if end else depth + 1
-        deepest = max(deepest, depth)
-    return deepest
-
-
-class _Page:
-    """The lines of text that a walk over HTML makes."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self._line: list[str] = []
-        self._quotes = 0
-        self._verbatim = 0
-        self._painted = [False]
-        self._cells: list[int | None] = []
-        """For each open row the number of cells so far; None for a row of a table that only lays out the page."""
-
-    def open(self, node: LexborNode) -> bool:
-        """An element begins; False when it is not shown, and nothing in it is."""
-        tag, attributes = node.tag or "", node.attributes
-        style = "".join((attributes.get("style") or "").lower().split())
-        painted = self._painted[-1] or "background" in style or "bgcolor" in attributes
-        hidden = "hidden" in attributes or _HIDDEN.search(style) or (_WHITE.search(style) and not painted)
-        if tag in _NOT_SHOWN or hidden:
-            return False
-        self._painted.append(painted)
-        if tag in ("td", "th"):
-            self._cell()
-        elif _BLOCKS(tag):
-            self._break()
-        self._verbatim += tag == "pre"
-        self._quotes += tag == "blockquote"
-        if tag == "li":
-            self._line.append("- ")
-        elif tag == "br":
-            self._break(blank=True)
-        elif tag == "tr":
-            cells = sum(child.tag in ("td", "th") for child in node.iter())
-            self._cells.append(0 if cells > 1 and node.css_first("table") is None else None)
-        return True
-
-    def close(self, tag: str) -> None:
-        """An element that was opened ends."""
-        self._painted.pop()
-        if tag == "tr":
-            self._cells.pop()
-        if _BLOCKS(tag):
-            self._break()
-        if tag == "p":
-            self._break(blank=True)
-        self._verbatim -= tag == "pre"
-        self._quotes -= tag == "blockquote"
-
-    def add(self, text: str) -> None:
-        """Words, their space folded as a browser does, except in <pre>."""
-        if self._verbatim and not self._in_row():
-            first, *rest = text.replace("\r\n", "\n").split("\n")
-            self._line.append(first)
-            for line in rest:
-                self._break(blank=True)
-                self._line.append(line)
-            return
-        text = _SPACE.sub(" ", text)
-        if not self._line or self._line[-1].endswith((" ", "\t")):
-            text = text.lstrip(" ")
-        if text:
-            self._line.append(text)
-
-    def _cell(self) -> None:
-        if not self._in_row():
-            self._break()
-        elif self._cells[-1] is not None:
-            if self._cells[-1]:
-                self._line.append("\t")
-            self._cells[-1] += 1
-
-    def _in_row(self) -> bool:
-        return bool(self._cells) and self._cells[-1] is not None
-
-    def _break(self, blank: bool = False) -> None:
-        """End the line; in the row of a table a line is not ended, and a blank line is made only if asked for."""
-        if self._in_row():
-            self.add(" ")
-            return
-        line = "".join(self._line).replace("\xa0", " ").replace(" \t", "\t").rstrip(" ")
-        self._line = []
-        if line or (blank and self.lines and self.lines[-1].strip("> ")):
-            quote = ">" * min(self._quotes, _MAX_QUOTE_DEPTH)
-            self.lines.append(f"{quote} {line}".strip(" ") if quote else line)

@@ -6,7 +6,12 @@ class TemporaryError(Exception):
 
 
 class PermanentError(Exception):
-    """It will never work: the job is dead; `str(error)` is in plain words that a sender may read."""
+    """It will never work: the job is dead. `str(error)` is in plain words that a sender may read, unless it is not
+    `for_sender`."""
+
+    def __init__(self, reason: str, *, for_sender: bool = True) -> None:
+        super().__init__(reason)
+        self.for_sender = for_sender
 
 
 class LeaseLostError(Exception):

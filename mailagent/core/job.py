@@ -46,6 +46,8 @@ class Sending:
     composed: Composed
     attempt: int
     done: tuple[str, ...] = ()
+    uncertain: int = 0
+    """How often the connection was lost after DATA began: the server may have taken it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,5 @@ def decode(text: str) -> Job:
     return _JOB.validate_python({**raw, "stage": kind.validate_python(raw["stage"])})
 
 
-_STAGES: dict[str, TypeAdapter[Stage]] = {
-    kind.__name__: TypeAdapter(kind) for kind in get_args(Stage)
-}
+_STAGES: dict[str, TypeAdapter[Stage]] = {kind.__name__: TypeAdapter(kind) for kind in get_args(Stage)}
 _JOB: TypeAdapter[Job] = TypeAdapter(Job)

@@ -31,7 +31,9 @@ def evidence(inbound: Inbound) -> tuple[str, ...]:
 
 def continues(inbound: Inbound, thread: Thread | None) -> bool:
     """True when the mail may continue this thread: Message-IDs get about, so its owner alone may."""
-    return thread is not None and inbound.sender == thread.owner and not inbound.defects
+    if thread is None or inbound.defects:
+        return False
+    return inbound.sender == thread.owner or inbound.sender in thread.participants
 
 
 def references_for(inbound: Inbound, also: Sequence[str] = ()) -> tuple[str, ...]:

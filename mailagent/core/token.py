@@ -1,8 +1,8 @@
 """Signed reply tokens: a Reply-To address that proves which thread a sender was answered in, whatever headers survive.
 
-A token holds, in base32 (RFC 4648 section 6) of lower-case letters: the key's id (1 byte), the thread (10), the turn (2),
-and the first 10 bytes of HMAC-SHA256 (RFC 2104) over thread, turn and sender. The sender is part of what is signed, so
-that a token that was forwarded or leaked is worth nothing to anybody else."""
+A token holds, in lower-case base32 (RFC 4648 section 6), the key's id (1 byte), the thread (10), the turn (2), and the
+first 10 bytes of HMAC-SHA256 (RFC 2104) over thread, turn and sender. The sender is part of what is signed, so that a
+token that was forwarded or leaked is worth nothing to anybody else."""
 
 import hashlib
 import hmac
@@ -47,7 +47,7 @@ def read(token: str, keys: Sequence[Key], sender: str) -> ThreadId | None:
     thread = ThreadId(b32encode(head[1:11]).decode("ascii").lower())
     # Made anew and compared as a whole: the bit that 37 characters have too many cannot be changed unnoticed either.
     made = (make(key, thread, int.from_bytes(head[11:]), sender) for key in keys if key.id == head[0])
-    return thread if any([hmac.compare_digest(one, given) for one in made]) else None
+    return thread if any(hmac.compare_digest(one, given) for one in made) else None
 
 
 def address_with(token: str, own: str) -> str | None:

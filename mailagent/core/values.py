@@ -63,6 +63,8 @@ class Inbound:
     automatic: str
     authentication: tuple[str, ...]
     defects: tuple[str, ...]
+    bounces: tuple[str, ...] = ()
+    """Message-IDs of ours that this mail reports as undelivered (RFC 3464)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ Verdict = Accept | Ignore | Refuse
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """A conversation: its owner and those whom they addressed along may continue it; `turns` counts the turns answered."""
+    """A conversation: its owner and those whom they addressed along may continue it; `turns` counts the answers."""
 
     id: ThreadId
     owner: str

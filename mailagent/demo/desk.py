@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from email import message_from_bytes
 from email.message import EmailMessage, Message
 from email.policy import SMTP
+from email.utils import formatdate, make_msgid
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +20,6 @@ from rich.panel import Panel
 
 from mailagent.core.errors import ConfigError, PermanentError
 from mailagent.demo.rules import RulesModel
-from mailagent.demo.story import follow_up, request
 
 ADDRESS, CUSTOMER = "ask@desk.test", "you@desk.test"
 NO_AI = "Answered by the stand-in model: fixed rules, no AI."
@@ -79,9 +79,13 @@ async def ask(
 
 
 def _mail(before: bytes | None, files: Sequence[tuple[str, bytes]], question: str) -> EmailMessage:
-    if before is None:
-        return request(ADDRESS, question, files, sender=CUSTOMER, subject="Question")
-    mail = follow_up(read(before), question, sender=CUSTOMER)
+    """The question as a mail, in the thread of the reply that came before it."""
+    mail = EmailMessage()
+    mail["From"], mail["To"], mail["Subject"] = CUSTOMER, ADDRESS, "Question"
+    mail["Date"], mail["Message-ID"] = formatdate(), make_msgid(domain="desk.test")
+    if before is not None:
+        mail["In-Reply-To"] = read(before)["Message-ID"]
+    mail.set_content(question)
     for name, data in files:
         mail.add_attachment(data, maintype="application", subtype="octet-stream", filename=name)
     return mail

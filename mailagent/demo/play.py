@@ -63,38 +63,45 @@ class Scene:
     server: MailServer
     settings: Path
     environment: dict[str, str]
+    timeout: float
+    out: Path
+    console: Console
     said: list[str] = field(default_factory=list)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 async def play(script: Script, real: desk.Model | None, out: Path, console: Console) -> int:
-    """The whole conversation; 0 when every turn was answered."""
+    """The whole conversation; 0 when the model answered every turn, 1 when one ended in a refusal or an apology.
+    PermanentError when a reply does not come at all; demo.json tells how far it went."""
     out.mkdir(parents=True, exist_ok=True)
     if real is None:
         console.print("[yellow]The model is a stand-in: fixed rules, no AI.[/] --model claude uses the real one.")
-    turns: list[dict[str, Any]] = []
-    async with desk.served(real) as model, _scene(real, model, console) as scene:
-        files, question = script.opening()
-        mail = story.request(AGENT, question, files, sender=CUSTOMER, subject=script.subject())
-        reply = await _turn(scene, mail, 1, script.timeout, out, console, turns)
-        for number, text in enumerate(script.replies(), 2):
-            mail = story.follow_up(desk.read(reply), text, sender=CUSTOMER)
-            reply = await _turn(scene, mail, number, script.timeout, out, console, turns)
-    (out / "demo.json").write_text(json.dumps({"model": model.name, "turns": turns}, indent=2) + "\n")
-    console.print(f"Open [bold]{escape(str(out))}/01-reply.html[/] in a browser; the figures' timing is in demo.json.")
-    return 0
+    told: dict[str, Any] = {"turns": []}
+    try:
+        async with desk.served(real) as model, _scene(real, model, script.timeout, out, console) as scene:
+            told["model"] = model.name
+            files, question = script.opening()
+            mail = story.request(AGENT, question, files, sender=CUSTOMER, subject=script.subject())
+            told["turns"].append(await _turn(scene, mail, 1))
+            for number, text in enumerate(script.replies(), 2):
+                mail = story.follow_up(desk.read((out / f"{number - 1:02d}-reply.eml").read_bytes()), text)
+                told["turns"].append(await _turn(scene, mail, number))
+    finally:
+        (out / "demo.json").write_text(json.dumps(told, indent=2) + "\n")
+    console.print(
+        f"Open [bold]{escape(str(out))}/01-reply.html[/] in a browser; demo.json has the timing of each turn."
+    )
+    unanswered = [turn["turn"] for turn in told["turns"] if not (turn["usage"] or {}).get("requests")]
+    for number in unanswered:
+        console.print(
+            f"[red]Turn {number} was not answered by the model: see {escape(str(out))}/{number:02d}-reply.eml[/]"
+        )
+    return 1 if unanswered else 0
 
 
-async def _turn(
-    scene: Scene,
-    mail: EmailMessage,
-    number: int,
-    timeout: float,
-    out: Path,
-    console: Console,
-    turns: list[dict[str, Any]],
-) -> bytes:
-    """Send one mail, wait for its reply, keep both, note how it went."""
+async def _turn(scene: Scene, mail: EmailMessage, number: int) -> dict[str, Any]:
+    """Send one mail, wait for its reply, keep both; how it went."""
+    out, console, timeout = scene.out, scene.console, scene.timeout
     stem = f"{number:02d}"
     (out / f"{stem}-request.eml").write_bytes(mail.as_bytes(policy=SMTP))
     console.print(Panel(escape(_own_words(mail)), title=f"{CUSTOMER} → {AGENT}: {escape(mail['Subject'])}"))
@@ -105,8 +112,7 @@ async def _turn(
     took = time.monotonic() - started
     text = desk.keep(raw, out, f"{stem}-reply")
     console.print(Panel(escape(text), title=f"{AGENT} → {CUSTOMER}, after {took:.1f} s", border_style="green"))
-    turns.append({"turn": number, "seconds": round(took, 3), **await _history(scene, mail["Message-ID"])})
-    return raw
+    return {"turn": number, "seconds": round(took, 3), **await _history(scene, mail["Message-ID"])}
 
 
 def _own_words(mail: EmailMessage) -> str:
@@ -154,7 +160,8 @@ def _fetch(port: int, message_id: str) -> bytes | None:
 async def _history(scene: Scene, message_id: str) -> dict[str, Any]:
     """What the daemon's own `show` says of this mail: ids, usage, and when each stage was reached (`sent` is recorded
     after the customer can have the reply, so it is waited for)."""
-    while True:
+    deadline = time.monotonic() + scene.timeout
+    while time.monotonic() < deadline:
         process = await asyncio.create_subprocess_exec(
             *desk.command("show", scene.settings, "--json", message_id),
             stdout=asyncio.subprocess.PIPE,
@@ -165,6 +172,7 @@ async def _history(scene: Scene, message_id: str) -> dict[str, Any]:
         if job.get("is") in ("Sent", "Dead"):
             return _summary(job)
         await asyncio.sleep(LOOK_SECONDS)
+    raise PermanentError("the daemon does not say what became of the mail:\n" + "\n".join(scene.said[-20:]))
 
 
 def _summary(job: dict[str, Any]) -> dict[str, Any]:
@@ -181,7 +189,9 @@ def _summary(job: dict[str, Any]) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _scene(real: desk.Model | None, model: desk.Model, console: Console) -> AsyncIterator[Scene]:
+async def _scene(
+    real: desk.Model | None, model: desk.Model, timeout: float, out: Path, console: Console
+) -> AsyncIterator[Scene]:
     """Mail server and daemon, running and ready; both gone at the end."""
     with tempfile.TemporaryDirectory(prefix="mailagent-demo-", ignore_cleanup_errors=True) as name:
         place = Path(name)
@@ -191,7 +201,7 @@ async def _scene(real: desk.Model | None, model: desk.Model, console: Console) -
             settings.write_text(_settings(place, server, model))
             settings.chmod(0o644)
             secrets = {"MAILAGENT_IMAP_PASSWORD": PASSWORD, "MAILAGENT_SMTP_PASSWORD": PASSWORD}
-            scene = Scene(server, settings, desk.environment(real, secrets))
+            scene = Scene(server, settings, desk.environment(real, secrets), timeout, out, console)
             async with _daemon(scene, place / "notify", console):
                 yield scene
 
@@ -251,6 +261,7 @@ def _settings(place: Path, server: MailServer, model: desk.Model) -> str:
 [mail]
 address = "{AGENT}"
 authserv_id = "{AUTHSERV}"
+plus_addressing = true
 [imap]
 host = "127.0.0.1"
 port = {server.imap_port}

@@ -3,14 +3,16 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.job import Job, Received, Stamp, job_id, thread_id
-from mailagent.core.screen import Rule, nothing_to_do, screen
-from mailagent.core.thread import continues, evidence
-from mailagent.core.values import Accept, BlobId, Ignore, Inbound, Mailbox, RawMessage, Refuse, Thread
-from mailagent.ports import Blobs, Clock, CursorMove, Folder, Inbox, Jobs, Parser
+from mailagent.core.quota import Limits, over, too_large, too_long
+from mailagent.core.screen import Notice, Rule, colleagues, nothing_to_do, rule_for, screen
+from mailagent.core.thread import claimed, continues, evidence
+from mailagent.core.token import Key
+from mailagent.core.values import BlobId, Ignore, Inbound, Mailbox, RawMessage, Thread
+from mailagent.ports import Blobs, Clock, CursorMove, Folder, Inbox, Jobs, Ledger, Parser
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +21,8 @@ MAX_DELAY_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """One mailbox, watched. `start` is where the cursor of a mailbox never seen begins: "new", "unseen" or "all"."""
+    """One mailbox, watched. `start` is where the cursor of a mailbox never seen begins: "new", "unseen" or "all";
+    `keys` verify our reply tokens; with `cc` allowed colleagues whom a mail was addressed to are answered too."""
 
     inbox: Inbox
     parser: Parser
@@ -31,6 +34,11 @@ class Intake:
     authserv_id: str
     start: str
     poll_seconds: float
+    ledger: Ledger
+    limits: Limits
+    most_mb: float
+    keys: Sequence[Key]
+    cc: bool
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Watch the mailbox for ever; when it or the store is away, connect again after a while. Nothing is lost by
@@ -59,6 +67,9 @@ class Intake:
 
     async def _take_all(self, mailbox: Mailbox, cursor: int) -> bool:
         for uid in await self.inbox.uids_after(cursor):
+            if await self.ledger.overall_last_hour(self.clock.now()) >= self.limits.mails_per_hour:
+                log.warning("over %d mails in an hour: the rest is held in the mailbox", self.limits.mails_per_hour)
+                return True
             if not await self._take(CursorMove(mailbox, cursor, uid)):
                 return False
             cursor = uid
@@ -68,7 +79,11 @@ class Intake:
         known = await self.jobs.cursor(mailbox)
         if known is not None:
             return known
-        first = await self.inbox.first_cursor(self.start)
+        if await self.jobs.knows(mailbox.account, mailbox.folder):
+            log.warning("%s has a new UIDVALIDITY: all of it is looked at again", mailbox.folder)
+            first = 0
+        else:
+            first = await self.inbox.first_cursor(self.start)
         await self.jobs.advance(CursorMove(mailbox, 0, first))
         return first
 
@@ -82,34 +97,75 @@ class Intake:
             inbound = await self.parser.parse(raw.data)
         except PermanentError as error:
             return await self._set_aside(move, "held", f"cannot be understood: {error}")
-        parsed = self.clock.now()
+        if inbound.bounces:
+            return await self._came_back(move, inbound, received)
         verdict = screen(inbound, self.rules, self.own, self.authserv_id)
         if isinstance(verdict, Ignore):
             return await self._set_aside(move, "refused", f"from {inbound.sender}: {verdict.reason}")
-        job = await self._job(raw, inbound, verdict, (Stamp("received", received), Stamp("parsed", parsed)))
+        return await self._accept(move, raw, inbound)
+
+    async def _accept(self, move: CursorMove, raw: RawMessage, inbound: Inbound) -> bool:
+        """Take over a mail whose sender is proven: to be answered, or to be refused once for each reason and day."""
+        parsed = self.clock.now()
+        thread = await self._thread(inbound)
+        notice = await self._notice(raw, inbound, thread)
+        history = (Stamp("received", raw.received_at), Stamp("parsed", parsed))
+        message = await self.blobs.put(raw.data)
+        job = new_job(raw, inbound, message, thread, notice.reason if notice else "", history)
+        if notice and not await self.ledger.may_tell(job.sender, notice.kind, job.id, parsed):
+            return await self._set_aside(move, "refused", f"from {job.sender}: was told today: {notice.kind}")
+        if self.cc and not notice:
+            job = replace(job, colleagues=colleagues(inbound, self.rules, self.own))
         result = await self.jobs.accept(job, move)
         if result == "rewound":
             return False
+        if not notice:
+            await self.ledger.took(job.sender, job.id, parsed)
         log.info("%s message uid=%d job=%s thread=%s", result, move.uid, job.id, job.thread)
-        await self.inbox.file(move.uid, "processed")
+        await self._file(move.uid, "refused" if notice else "processed")
         return True
 
-    async def _job(
-        self, raw: RawMessage, inbound: Inbound, verdict: Accept | Refuse, history: tuple[Stamp, ...]
-    ) -> Job:
-        message = await self.blobs.put(raw.data)
-        thread = await self.jobs.thread_of(evidence(inbound))
-        if not continues(inbound, thread):
-            thread = None
-        refusal = verdict if isinstance(verdict, Refuse) else nothing_to_do(inbound, follow_up=thread is not None)
-        return new_job(raw, inbound, message, thread, refusal.reason if refusal else "", history)
+    async def _thread(self, inbound: Inbound) -> Thread | None:
+        """The thread that the mail may continue: by a token of ours, else by Message-IDs."""
+        claim = claimed(inbound, self.own, self.keys)
+        found = await self.jobs.thread(claim) if claim else await self.jobs.thread_of(evidence(inbound))
+        return found if continues(inbound, found) else None
+
+    async def _notice(self, raw: RawMessage, inbound: Inbound, thread: Thread | None) -> Notice | None:
+        """Why the mail is not answered, in words for its sender."""
+        rule = rule_for(inbound, self.rules)
+        if rule is None:
+            return None
+        now = raw.received_at
+        return (
+            too_large(len(raw.data), rule, self.most_mb)
+            or over(await self.ledger.spent(inbound.sender, now), rule, self.limits, now)
+            or (too_long(thread.turns, self.limits) if thread else None)
+            or nothing_to_do(inbound, follow_up=thread is not None)
+        )
+
+    async def _came_back(self, move: CursorMove, inbound: Inbound, now: float) -> bool:
+        """A bounce marks the reply that it is about; no agent sees it, and nobody gets an answer."""
+        for message_id in inbound.bounces:
+            job = await self.jobs.bounced(message_id, f"came back: {inbound.subject}", now)
+            if job:
+                log.warning("job %s: its reply %s came back", job.id, message_id)
+        return await self._set_aside(move, "refused", f"from {inbound.sender}: a bounce")
 
     async def _set_aside(self, move: CursorMove, folder: Folder, reason: str) -> bool:
         moved = await self.jobs.advance(move)
         if moved:
             log.info("no reply to uid=%d: %s", move.uid, reason)
-            await self.inbox.file(move.uid, folder)
+            await self._file(move.uid, folder)
         return moved
+
+    async def _file(self, uid: int, folder: Folder) -> None:
+        """Filing is for people to see: where it fails, the mail is taken over all the same."""
+        try:
+            await self.inbox.file(uid, folder)
+        except TemporaryError as error:
+            log.warning("uid=%d is not filed as %s: %s", uid, folder, error)
+            await self.inbox.open()
 
 
 def new_job(

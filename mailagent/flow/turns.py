@@ -13,8 +13,10 @@ from mailagent.core.job import Answered, Composed, Dead, Job, Merged, Received, 
 from mailagent.core.parse import REPLY_MARKER
 from mailagent.core.prompt import prompt
 from mailagent.core.render import Style, render
-from mailagent.core.values import Inbound, Outcome, OutFile, Profile, Turn, Usage
-from mailagent.ports import Agent, Blobs, Claim, Clock, Jobs, Parser, Workspace, Workspaces
+from mailagent.core.screen import Rule, rule_for
+from mailagent.core.token import Key, address_with, make
+from mailagent.core.values import Inbound, Outcome, OutFile, Profile, Reply, ThreadId, Turn, Usage
+from mailagent.ports import Agent, Blobs, Claim, Clock, Jobs, Ledger, Parser, Workspace, Workspaces
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +25,7 @@ ANSWER = "answer.md"
 OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 APOLOGY = (
     "I am sorry: I could not answer this. Something on our side failed, also when it was tried again.\n\n"
-    "Nothing of yours is lost. Please reply to this mail to try once more; whoever runs this address has been told."
+    "Nothing of yours is lost: your files are still here. Please reply to this mail to try once more."
 )
 
 
@@ -42,6 +44,10 @@ class Turns:
     sender_name: str
     notice: str
     turn_seconds: float
+    ledger: Ledger
+    rules: Sequence[Rule]
+    keys: Sequence[Key]
+    """Those of reply tokens, the one that signs first; none where the server knows no plus addresses."""
 
     async def step(self, claim: Claim) -> None:
         """Carry one job from wherever it stands to the outbox, and with it those that wait behind it in its thread."""
@@ -50,7 +56,7 @@ class Turns:
         if isinstance(job.stage, Received):
             job = await self._answered(claim, job.stage, [each for each in waiting.values() if _may_join(each)])
         if not isinstance(job.stage, Answered):
-            raise PermanentError(f"a job in stage {type(job.stage).__name__} does not belong into the turns lane")
+            raise PermanentError(f"stage {type(job.stage).__name__} is not of the turns lane", for_sender=False)
         merged = [waiting[each] for each in job.stage.also if each in waiting]
         outcome = OUTCOME.validate_json(await self.blobs.get(job.stage.outcome))
         await self._hand_over(claim, job, merged, outcome)
@@ -70,7 +76,10 @@ class Turns:
         else:
             job, outcome = await self._agent_turn(job, [await self._mail(each) for each in (job, *waiting)])
         blob = await self.blobs.put(OUTCOME.dump_json(outcome))
-        job = job.at(Answered(blob, outcome.usage, also), "answered", self.clock.now())
+        now = self.clock.now()
+        if outcome.usage.requests:
+            await self.ledger.used(job.sender, job.id, outcome.usage, now)
+        job = job.at(Answered(blob, outcome.usage, also), "answered", now)
         await self.jobs.save(claim, job)
         return job
 
@@ -91,8 +100,9 @@ class Turns:
         await self.workspaces.clear_out(workspace, number)
         files = [(file.name, file.data) for mail in mails for file in mail.attachments]
         names = await self.workspaces.add(workspace, files)
-        async with self.agent.session(workspace) as session:
-            profile = await session.profile() if names or number == 1 else None
+        rule = rule_for(mails[0], self.rules)
+        async with self.agent.session(workspace, rule.skills if rule else ()) as session:
+            profile = await session.profile() if names or not session.known else None
             job = job.stamped(Stamp("ingested", self.clock.now()))
             if profile and not profile.tables:
                 return job, said(nothing_readable(profile))
@@ -106,6 +116,21 @@ class Turns:
         await self.workspaces.snapshot(workspace)
         return replace(outcome, answer=answer_of(files) or outcome.answer, files=files)
 
+    def _rendered(self, outcome: Outcome, mail: Inbound) -> Reply:
+        """A reply that no model made says again what was asked: the next mail then brings the question back, which no
+        session knows."""
+        made = outcome.usage.requests > 0
+        notice, question = (self.notice, "") if made else ("", mail.text)
+        return render(outcome, self.style, notice=notice, marker=REPLY_MARKER, quoted_intro=question)
+
+    async def _reply_to(self, thread: ThreadId, sender: str) -> str:
+        """The address that leads back into this thread, for this sender alone; "" where it cannot be had."""
+        if not self.keys:
+            return ""
+        found = await self.jobs.thread(thread)
+        token = make(self.keys[0], thread, found.turns + 1 if found else 1, sender)
+        return address_with(token, self.sender) or ""
+
     async def _hand_over(self, claim: Claim, job: Job, merged: Sequence[Job], outcome: Outcome) -> None:
         """Lay the reply out, freeze its bytes and put it into the outbox; the merged jobs end with it."""
         mails = [await self._mail(each) for each in (job, *merged)]
@@ -113,10 +138,11 @@ class Turns:
         colleagues = (*(mail.sender for mail in mails), *(name for each in (job, *merged) for name in each.colleagues))
         cc = tuple(dict.fromkeys(name for name in colleagues if name != newest.sender))
         outgoing = compose(
-            render(outcome, self.style, notice=self.notice, marker=REPLY_MARKER),
+            self._rendered(outcome, newest),
             inbound=newest,
             also=[mail.message_id for mail in mails[:-1]],
             cc=cc,
+            reply_to=await self._reply_to(job.thread, newest.sender),
             sender=self.sender,
             sender_name=self.sender_name,
             message_id=reply_id(job.id, self.sender.rpartition("@")[2]),
@@ -147,5 +173,7 @@ def answer_of(files: Sequence[OutFile]) -> str:
 
 def nothing_readable(profile: Profile) -> str:
     """What the sender is told when not one attachment holds a table: each file with its reason."""
+    if not profile.unreadable:
+        return "There is no data in this conversation yet. Please attach it as CSV, XLSX or Parquet."
     reasons = "\n".join(f"- `{name}` {reason}" for name, reason in profile.unreadable)
     return f"I could not read any data in what you sent:\n\n{reasons}\n\nPlease send it as CSV, XLSX or Parquet."

@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mailagent.core.errors import LeaseLostError, PermanentError, TemporaryError
-from mailagent.core.job import Job
-from mailagent.ports import Claim, Jobs, Lane
+from mailagent.core.job import Dead, Job
+from mailagent.core.values import ThreadId
+from mailagent.ports import Claim, Clock, Jobs, Lane
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class Worker:
     with the reason, and whether that reason is in plain words for the sender."""
 
     jobs: Jobs
+    clock: Clock
     lane: Lane
     step: Callable[[Claim], Awaitable[None]]
     give_up: Callable[[Claim, str, bool], Awaitable[None]]
@@ -31,6 +33,7 @@ class Worker:
     retry_seconds: float
     renew_seconds: float
     claim_seconds: float = CLAIM_SECONDS
+    at_work: set[ThreadId] = field(default_factory=set)
 
     async def run(self, places: int, stopping: asyncio.Event, drain_seconds: float) -> None:
         """Serve with so many places until `stopping`; then running steps get `drain_seconds` before they are
@@ -58,6 +61,10 @@ class Worker:
                 await self._own(claim)
 
     async def _own(self, claim: Claim) -> None:
+        if claim.thread in self.at_work:  # its lease was lost here, and what it began is still being cleared away
+            await self.jobs.retry(claim, claim.job, self.renew_seconds)
+            return
+        self.at_work.add(claim.thread)
         work = asyncio.ensure_future(self._work(claim))
         beat = asyncio.create_task(self._beat(claim))
         try:
@@ -68,8 +75,8 @@ class Worker:
                 await asyncio.shield(self._give_back(claim))
             raise
         finally:
-            await _cancelled(beat)
-            await _cancelled(work)
+            await _cancelled(beat, work)
+            self.at_work.discard(claim.thread)
 
     async def _beat(self, claim: Claim) -> None:
         """Renew the lease until it is lost."""
@@ -84,25 +91,32 @@ class Worker:
                 return
 
     async def _work(self, claim: Claim) -> None:
-        try:
-            await self._attempt(claim)
-        except LeaseLostError:
-            log.warning("job %s: lease lost, work dropped", claim.job.id)
-        except TemporaryError as error:
-            log.warning("job %s: the store is away, its lease will run out: %s", claim.job.id, error)
+        """The step; when it fails, what its error calls for; when that fails too, the end of the job: nothing that a
+        job brings with it may end the loop, or be met again for ever."""
+        failure = await _failure(self.step(claim))
+        if failure:
+            failure = await _failure(self._after(claim, failure))
+        if failure and not isinstance(failure, LeaseLostError | TemporaryError):
+            failure = await _failure(self._bury(claim, failure))
+        if failure:
+            log.warning("job %s: work dropped, its lease is lost or will run out: %s", claim.job.id, failure)
 
-    async def _attempt(self, claim: Claim) -> None:
-        try:
-            await self.step(claim)
-        except LeaseLostError:
-            raise
-        except PermanentError as error:
-            log.warning("job %s: given up: %s", claim.job.id, error)
-            await self.give_up(replace(claim, job=await self._stored(claim)), str(error), True)
-        except Exception as error:
-            expected = isinstance(error, TemporaryError)
-            log.warning("job %s: attempt failed: %s", claim.job.id, error, exc_info=not expected)
-            await self._again(claim, str(error))
+    async def _after(self, claim: Claim, failure: Exception) -> None:
+        match failure:
+            case LeaseLostError():
+                raise failure
+            case PermanentError():
+                log.warning("job %s: given up: %s", claim.job.id, failure)
+                await self.give_up(replace(claim, job=await self._stored(claim)), str(failure), failure.for_sender)
+            case _:
+                expected = isinstance(failure, TemporaryError)
+                log.warning("job %s: attempt failed: %s", claim.job.id, failure, exc_info=None if expected else failure)
+                await self._again(claim, str(failure))
+
+    async def _bury(self, claim: Claim, failure: Exception) -> None:
+        log.error("job %s: could not even be given up", claim.job.id, exc_info=failure)
+        job = await self._stored(claim)
+        await self.jobs.finish(claim, job.at(Dead(str(failure)), "dead", self.clock.now()))
 
     async def _again(self, claim: Claim, reason: str) -> None:
         job = await self._stored(claim)
@@ -121,10 +135,18 @@ class Worker:
         return await self.jobs.find(claim.job.id) or claim.job
 
 
-async def _cancelled(task: "asyncio.Future[None]") -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+async def _failure(action: Awaitable[None]) -> Exception | None:
+    try:
+        await action
+    except Exception as error:  # noqa: BLE001 - the one place that owns whatever a job does
+        return error
+    return None
+
+
+async def _cancelled(*tasks: "asyncio.Future[None]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _first_of(stopping: asyncio.Event, tasks: "list[asyncio.Task[None]]") -> None:

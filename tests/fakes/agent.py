@@ -1,7 +1,7 @@
 """ports.Agent without a model: what it leaves in out/ and how it fails is the test's choice."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,12 +22,14 @@ class FakeAgent:
         self.unreadable: dict[str, str] = {}
         self.turns: list[Turn] = []
         self.open = 0
+        self.skills: tuple[str, ...] = ()
         self.go_on: asyncio.Event | None = None
 
     @asynccontextmanager
-    async def session(self, workspace: Workspace) -> AsyncIterator["FakeSession"]:
+    async def session(self, workspace: Workspace, skills: Sequence[str] = ()) -> AsyncIterator["FakeSession"]:
         """A session that is counted while it is open."""
         self.open += 1
+        self.skills = tuple(skills)
         try:
             yield FakeSession(self, workspace)
         finally:
@@ -40,6 +42,7 @@ class FakeSession:
     def __init__(self, agent: FakeAgent, workspace: Workspace) -> None:
         self._agent = agent
         self._workspace = workspace
+        self.known = any(turn.thread == workspace.thread for turn in agent.turns)
 
     async def profile(self) -> Profile:
         """Every attachment is a table, but those that are `unreadable`."""

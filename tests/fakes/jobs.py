@@ -69,6 +69,9 @@ class FakeJobs:
     async def cursor(self, mailbox: Mailbox) -> int | None:
         return self.shelf.cursors.get(mailbox)
 
+    async def knows(self, account: str, folder: str) -> bool:
+        return any((mailbox.account, mailbox.folder) == (account, folder) for mailbox in self.shelf.cursors)
+
     async def advance(self, move: CursorMove) -> bool:
         if self.shelf.cursors.get(move.mailbox, 0) != move.seen:
             return False
@@ -170,7 +173,7 @@ class FakeJobs:
         return self.shelf.jobs[job.id]
 
     async def counts(self) -> dict[str, int]:
-        counts = {lane: sum(map(len, threads.values())) for lane, threads in self.shelf.lanes.items()}
+        counts: dict[str, int] = {lane: sum(map(len, threads.values())) for lane, threads in self.shelf.lanes.items()}
         dead = sum(isinstance(job.stage, Dead) for job in self.shelf.jobs.values())
         bounced = sum(isinstance(job.stage, Bounced) for job in self.shelf.jobs.values())
         return {**counts, "later": len(self.shelf.later), "dead": dead, "bounced": bounced}

@@ -89,7 +89,7 @@ def options(place: Path, model: RulesModel, session: str, *, resume: bool = Fals
 def asked(place: Path, text: str, number: int) -> str:
     inbound = Inbound("<1@x>", "a@b.test", "", ("c@d.test",), "Orders", text, "", (), (), (), "", (), ())
     profile = Profile((place / "work" / "profile.md").read_text(), ("orders",), ()) if number == 1 else None
-    return prompt(inbound, number, ["orders.csv"], profile).replace("Workspace: /srv\n", f"Workspace: {place}\n")
+    return prompt([inbound], number, ["orders.csv"], profile).replace("Workspace: /srv\n", f"Workspace: {place}\n")
 
 
 async def turn(words: str, options: ClaudeAgentOptions) -> tuple[list[str], ResultMessage]:

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import os
-import shutil
+import socket
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -95,16 +96,17 @@ def results(request: dict[str, Any]) -> str:
 
 
 async def test_the_second_turn_goes_on_when_everything_but_the_store_is_gone(short_path: Path) -> None:
-    replay = [bash("echo one > out/answer.md"), text("first"), bash("cat work/earlier/1/answer.md"), text("second")]
+    replay = [bash("echo left > out/answer.md"), text("first"), bash("cat work/earlier/1/answer.md"), text("second")]
     async with desk(short_path, replay) as at:
         assert (await at.turn("question one")).answer == "first"
-        shutil.rmtree(short_path / "threads" / THREAD / "claude")
+        assert [path.name for path in (short_path / "threads" / THREAD).iterdir()] == ["files"]
+        assert list(Path(tempfile.gettempdir()).glob("session-*")) == []
         outcome = await at.turn("question two", 2)
         assert outcome.answer == "second"
         last = at.model.requests[-1][1]
         assert "question one" in json.dumps(last)
         assert "first" in json.dumps(last)
-        assert "one\\n" in results(last) or "one" in results(last)
+        assert "left" in results(last), "the files of the first turn are still there"
         assert outcome.usage.requests == 2
         assert outcome.first_request_at > 0
     assert list((short_path / "run").glob("*.sock")) == []
@@ -131,6 +133,7 @@ async def test_the_skills_are_offered_and_load(short_path: Path) -> None:
 
 async def test_nothing_of_the_daemon_reaches_sandbox_or_model(short_path: Path) -> None:
     os.environ["MAILAGENT_TEST_SECRET"] = "do-not-tell"
+    os.environ["ANTHROPIC_API_KEY"] = "the-real-key"  # as the environment of a daemon may have it
     look = (
         "env; cat /proc/*/environ | tr '\\0' '\\n'; ls -a / /root /home /run /srv; "
         "cat /etc/hostname; find / -name '*.toml' 2>/dev/null | head"
@@ -141,7 +144,7 @@ async def test_nothing_of_the_daemon_reaches_sandbox_or_model(short_path: Path) 
             seen = at.seen(0) + at.seen(1)
             headers = [dict(sent) for sent, _ in at.model.requests]
     finally:
-        del os.environ["MAILAGENT_TEST_SECRET"]
+        del os.environ["MAILAGENT_TEST_SECRET"], os.environ["ANTHROPIC_API_KEY"]
     assert "do-not-tell" not in seen
     assert "MAILAGENT_TEST_SECRET" not in seen
     assert "the-real-key" not in seen
@@ -152,8 +155,11 @@ async def test_nothing_of_the_daemon_reaches_sandbox_or_model(short_path: Path) 
 
 
 async def test_code_in_the_sandbox_has_no_network_and_no_way_to_the_host(short_path: Path) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    socket.create_connection(("127.0.0.1", port)).close()  # from out here it can be reached
     attempts = {
-        "network": "python3 -c \"import socket; socket.create_connection(('127.0.0.1', 22), 2)\"",
+        "network": f"python3 -c \"import socket; socket.create_connection(('127.0.0.1', {port}), 2)\"",
         "core pattern": "echo '|/tmp/x' > /proc/sys/kernel/core_pattern",
         "attachments": "touch in/new",
         "usr": "touch /usr/x",
@@ -170,6 +176,21 @@ async def test_code_in_the_sandbox_has_no_network_and_no_way_to_the_host(short_p
         await at.turn("hello")
         assert "looked" in results(at.model.requests[1][1])
         assert "HOLE" not in results(at.model.requests[1][1])
+    listener.close()
+
+
+async def test_links_left_in_the_cli_s_directory_show_nothing_of_the_host(short_path: Path) -> None:
+    """On resume the SDK copies settings and credentials out of that directory, outside the sandbox."""
+    secret = short_path / "secret"
+    secret.write_text("host-secret")
+    names = ("settings.json", ".claude.json", ".credentials.json", "settings.local.json")
+    plant = "; ".join(f"ln -sf {secret} $CLAUDE_CONFIG_DIR/{name}" for name in names)
+    look = "cd $CLAUDE_CONFIG_DIR && cat " + " ".join(names) + " 2>&1"
+    async with desk(short_path, [bash(plant), text("ok"), bash(look), text("ok")]) as at:
+        await at.turn("one")
+        await at.turn("two", 2)
+        assert "No such file" in results(at.model.requests[3][1])
+        assert "host-secret" not in results(at.model.requests[3][1])
 
 
 async def test_nothing_in_the_workspace_is_loaded_as_settings(short_path: Path) -> None:
@@ -184,7 +205,9 @@ async def test_nothing_in_the_workspace_is_loaded_as_settings(short_path: Path) 
         await at.turn("one")
         await at.turn("two", 2)
         third = at.model.requests[3][1]
-        assert "PLANTED SKILL" not in json.dumps({**third, "messages": third["messages"][3:]})
+        calls = [block for each in third["messages"] for block in each["content"] if isinstance(block, dict)]
+        told = json.dumps({**third, "messages": [b for b in calls if b.get("type") not in ("tool_use", "tool_result")]})
+        assert "PLANTED" not in told
         assert "evil" not in [tool["name"] for tool in third["tools"]]
         workspace = await at.workspaces.open(THREAD)
         assert await at.workspaces.collect(workspace) == ()

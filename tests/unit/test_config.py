@@ -160,6 +160,23 @@ def test_credentials_win_unless_empty() -> None:
     assert config.secrets.anthropic_api_key.get_secret_value() == "key"
 
 
+XOAUTH2 = 'auth = "xoauth2"'
+COMMAND = 'token_command = ["/usr/local/bin/token", "--scope", "mail"]'
+
+
+def test_xoauth2_wants_a_command_and_no_password() -> None:
+    key = {"ANTHROPIC_API_KEY": "key"}
+    bare = SMALL.replace("[smtp]", f"{XOAUTH2}\n[smtp]\n{XOAUTH2}")
+    assert [fault.partition(" ")[0] for fault in faults(bare, key)] == [
+        "imap.token_command",
+        "smtp.user",
+        "smtp.token_command",
+    ]
+    whole = bare.replace(XOAUTH2, f"{XOAUTH2}\n{COMMAND}") + 'user = "data"\n'
+    config = load(whole, key, {})
+    assert config.imap.token_command == config.smtp.token_command == ("/usr/local/bin/token", "--scope", "mail")
+
+
 PLACES = (
     "[secrets]\nimap_password = '%s'",
     "[imap]\npassword = '%s'",
@@ -186,6 +203,21 @@ def test_proof_needs_the_name_of_the_server_that_writes_it() -> None:
     assert load(SMALL + rule + "proof = 'none'\n", PASSWORD, {}).allow[0].domains == ("example.org",)
     named = SMALL.replace("[imap]", "authserv_id = 'mx.example.org'\n[imap]")
     assert load(named + rule, PASSWORD, {}).allow[0].proof == "authenticated"
+    machines = f"{rule}proof = 'none'\nmachines = true\n"
+    (fault,) = faults(SMALL + machines)
+    assert fault.startswith("mail.authserv_id is missing")
+    assert load(named + machines, PASSWORD, {}).allow[0].machines
+
+
+def test_limits_are_positive_and_skills_are_named_as_skills_are() -> None:
+    rule = (
+        "[[allow]]\nproof = 'none'\nmails_per_day = 0\ndollars_per_day = nan\nmax_message_mb = -1\nskills = ['../x']\n"
+    )
+    found = faults(f"{SMALL}[limits]\nthread_turns = 0\n{rule}")
+    assert [fault.split()[0].rstrip(":") for fault in found] == [
+        *(f"allow.0.{key}" for key in ("skills.0", "mails_per_day", "dollars_per_day", "max_message_mb")),
+        "limits.thread_turns",
+    ]
 
 
 @pytest.mark.parametrize("table", ["imap", "smtp"])
@@ -202,6 +234,20 @@ def test_cleartext_stays_on_this_machine(table: str, host: str, local: bool) -> 
     else:
         (fault,) = faults(text)
         assert fault.startswith(f"{table}.security")
+
+
+@pytest.mark.parametrize(
+    ("listen", "fault"),
+    [("", ""), ("/run/x/lmtp.sock", ""), ("127.0.0.1:24", ""), ("[::1]:2424", ""), ("localhost:2424", "")]
+    + [(far, "lmtp.listen is for loopback only") for far in ("0.0.0.0:24", "[::]:24", "mx.example.org:24")]
+    + [(odd, "lmtp.listen has not the form") for odd in ("run/lmtp.sock", "127.0.0.1", "24", f"/{'x' * 100}", "/a b")],
+)
+def test_lmtp_stays_on_this_machine(listen: str, fault: str) -> None:
+    text = f"{SMALL}[lmtp]\nlisten = {json.dumps(listen)}\n"
+    if fault:
+        assert [said.startswith(fault) for said in faults(text)] == [True]
+    else:
+        assert load(text, PASSWORD, {}).lmtp.listen == listen
 
 
 KEYS = st.sampled_from(["host", "security", "address", "user", "proof", "port", "x"])

@@ -16,21 +16,26 @@ from mailagent.adapters.blobs import DiskBlobs
 from mailagent.adapters.host import share
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.core.errors import PermanentError, TemporaryError
-from mailagent.core.job import Dead, Job, Merged, Sent
+from mailagent.core.job import Bounced, Dead, Job, Merged, Sent
+from mailagent.core.quota import Limits
 from mailagent.core.render import Style
 from mailagent.core.screen import Rule
+from mailagent.core.token import Key
+from mailagent.core.values import Outgoing
 from mailagent.flow.delivery import Delivery
 from mailagent.flow.intake import Intake
 from mailagent.flow.turns import Turns
 from mailagent.flow.worker import Worker
-from mailagent.ports import Clock
+from mailagent.ports import Clock, Folder
 from tests.fakes.agent import FakeAgent
 from tests.fakes.jobs import FakeJobs, Shelf
+from tests.fakes.ledger import FakeLedger
 from tests.fakes.mail import FakeInbox, FakeSubmission
 from tests.fakes.parser import FakeParser
 
 AGENT, CUSTOMER, COLLEAGUE = "agent@demo.test", "customer@example.org", "colleague@example.org"
 NUMBERS = itertools.count(1)
+KEYS = (Key(1, b"k" * 32),)
 
 
 class Ticking(Clock):
@@ -55,7 +60,12 @@ class House:
     inbox: FakeInbox = field(default_factory=FakeInbox)
     submission: FakeSubmission = field(default_factory=FakeSubmission)
     agent: FakeAgent = field(default_factory=FakeAgent)
+    clock: Clock = field(default_factory=lambda: Ticking())
+    ledger: FakeLedger = field(default_factory=FakeLedger)
+    rules: list[Rule] = field(default_factory=lambda: [Rule(domains=("example.org",))])
+    limits: Limits = field(default_factory=lambda: Limits(10, 30, 300))
     attempts: int = 2
+    template: str = ""
     turn_seconds: float = 30.0
 
     def __post_init__(self) -> None:
@@ -63,32 +73,48 @@ class House:
         self.blobs = DiskBlobs(self.place / "blobs")
         self.spaces = DiskWorkspaces(self.place / "threads", self.blobs, max_out_bytes=10**6, max_out_files=20)
 
-    def intake(self) -> Intake:
-        rules = [Rule((), ("example.org",), "authenticated")]
+    def intake(self, start: str = "all") -> Intake:
         return Intake(
-            self.inbox, FakeParser(), self.blobs, self.jobs, Ticking(), rules, AGENT, "mx.demo.test", "all", 600.0
+            inbox=self.inbox,
+            parser=FakeParser(),
+            blobs=self.blobs,
+            jobs=self.jobs,
+            clock=self.clock,
+            rules=self.rules,
+            own=AGENT,
+            authserv_id="mx.demo.test",
+            start=start,
+            poll_seconds=600.0,
+            ledger=self.ledger,
+            limits=self.limits,
+            most_mb=36.0,
+            keys=KEYS,
+            cc=True,
         )
 
     def turns(self) -> Worker:
-        texts = [(share() / "config" / name).read_text() for name in ("reply.html", "reply.css")]
+        template = self.template or (share() / "config" / "reply.html").read_text()
         turns = Turns(
             jobs=self.jobs,
             blobs=self.blobs,
             parser=FakeParser(),
             workspaces=self.spaces,
             agent=self.agent,
-            clock=Ticking(),
-            style=Style(*texts),
+            clock=self.clock,
+            style=Style(template, ""),
             sender=AGENT,
             sender_name="Agent",
             notice="",
             turn_seconds=self.turn_seconds,
+            ledger=self.ledger,
+            rules=self.rules,
+            keys=KEYS,
         )
-        return Worker(self.jobs, "turns", turns.step, turns.give_up, self.attempts, 0.01, 0.05, 0.05)
+        return Worker(self.jobs, self.clock, "turns", turns.step, turns.give_up, self.attempts, 0.01, 0.05, 0.05)
 
     def delivery(self) -> Worker:
-        delivery = Delivery(self.jobs, self.blobs, self.submission, Ticking(), AGENT)
-        return Worker(self.jobs, "delivery", delivery.step, delivery.give_up, 3, 0.01, 0.05, 0.05)
+        delivery = Delivery(self.jobs, self.blobs, self.submission, self.clock, AGENT)
+        return Worker(self.jobs, self.clock, "delivery", delivery.step, delivery.give_up, 3, 0.01, 0.05, 0.05)
 
     async def deliver(self, mail: EmailMessage) -> None:
         """The mail arrives and is taken over."""
@@ -205,11 +231,151 @@ async def test_whoever_may_not_ask_gets_nothing(house: House, stranger: EmailMes
 
 async def test_nothing_to_analyse_is_said_without_an_agent(house: House) -> None:
     await house.deliver(mail(files=[]))
-    await house.deliver(mail(files=[("brochure.docx", b"PK")]))
+    await house.deliver(mail(files=[("brochure.docx", b"PK")], sender=COLLEAGUE))
     await house.settle()
     assert "CSV" in house.texts()[0]
     assert any("brochure.docx" in text for text in house.texts())
     assert house.agent.turns == []
+
+
+async def test_a_refusal_of_a_kind_is_told_once_a_day(house: House) -> None:
+    for _ in range(3):
+        await house.deliver(mail(files=[]))
+    await house.settle()
+    assert len(house.replies()) == 1
+    assert list(house.inbox.filed.values()) == ["refused"] * 3
+
+
+async def test_over_the_quota_one_plain_reply_says_when_it_frees_up(house: House) -> None:
+    house.rules = [Rule(domains=("example.org",), mails_per_day=2)]
+    for _ in range(4):
+        await house.deliver(mail())
+    await house.settle()
+    assert len(house.agent.turns) == 2
+    assert len(house.replies()) == 3
+    assert "UTC" in house.texts()[2]
+    await house.deliver(mail(sender=COLLEAGUE))
+    await house.settle()
+    assert len(house.agent.turns) == 3, "another sender's quota is another one"
+
+
+async def test_what_a_turn_used_is_charged_to_its_sender(house: House) -> None:
+    house.rules = [Rule(domains=("example.org",), tokens_per_day=15)]
+    await house.deliver(mail())
+    await house.settle()
+    await house.deliver(mail())
+    await house.settle()
+    assert len(house.agent.turns) == 1
+    assert "token" in house.texts()[1]
+
+
+async def test_above_the_cap_for_all_mail_is_held_in_the_mailbox(house: House) -> None:
+    house.limits = Limits(10, 30, 2)
+    for _ in range(3):
+        await house.deliver(mail())
+    assert len(house.shelf.jobs) == 2
+    assert 3 not in house.inbox.filed
+    house.limits = Limits(10, 30, 300)
+    await house.intake().take_new(await house.inbox.open())
+    assert len(house.shelf.jobs) == 3
+
+
+async def test_a_message_larger_than_the_rule_allows_is_refused_in_words(house: House) -> None:
+    house.rules = [Rule(domains=("example.org",), max_message_mb=0.0001)]
+    await house.deliver(mail(files=[("a.csv", b"x;y\n" + b"1;2\n" * 1000)]))
+    await house.settle()
+    assert "MB" in house.texts()[0]
+    assert house.agent.turns == []
+
+
+async def test_allowed_colleagues_get_the_reply_in_envelopes_of_their_own_and_may_go_on(house: House) -> None:
+    question = mail()
+    question["Cc"] = f"{COLLEAGUE}, outsider@elsewhere.test, {AGENT}"
+    await house.deliver(question)
+    await house.settle()
+    assert [sent.recipient for sent in house.submission.sent] == [CUSTOMER, COLLEAGUE]
+    assert len({sent.data for sent in house.submission.sent}) == 1
+    assert house.replies()[0]["Cc"] == COLLEAGUE
+    again = mail("And by month?", sender=COLLEAGUE, reply_to=house.replies()[0]["Message-ID"], files=[])
+    await house.deliver(again)
+    await house.settle()
+    assert house.job(again).thread == house.job(question).thread
+    assert house.agent.turns[-1].number == 2
+
+
+async def test_a_colleague_whose_server_says_no_keeps_the_reply_from_nobody(house: House) -> None:
+    house.submission = Picky(COLLEAGUE)
+    question = mail()
+    question["Cc"] = COLLEAGUE
+    await house.deliver(question)
+    await house.settle()
+    assert [sent.recipient for sent in house.submission.sent] == [CUSTOMER]
+    assert isinstance(house.job(question).stage, Sent)
+
+
+class Picky(FakeSubmission):
+    """A server that does not know one of the recipients."""
+
+    def __init__(self, unknown: str) -> None:
+        super().__init__()
+        self._unknown = unknown
+
+    async def send(self, outgoing: Outgoing) -> str:
+        if outgoing.recipient == self._unknown:
+            raise PermanentError("550 no such user")
+        return await super().send(outgoing)
+
+
+async def test_a_reply_to_the_signed_address_goes_on_without_any_message_id(house: House) -> None:
+    first = mail()
+    await house.deliver(first)
+    await house.settle()
+    address = str(house.replies()[0]["Reply-To"])
+    assert address != AGENT
+    again, thief = mail("And now?", files=[]), mail("Me too?", sender=COLLEAGUE)
+    for each in (again, thief):
+        del each["To"]
+        each["To"] = address
+        await house.deliver(each)
+    await house.settle()
+    assert house.job(again).thread == house.job(first).thread
+    assert house.job(thief).thread != house.job(first).thread, "the token is bound to its sender"
+
+
+async def test_a_bounce_marks_the_reply_and_is_not_answered(house: House) -> None:
+    question = mail()
+    await house.deliver(question)
+    await house.settle()
+    reply = house.replies()[0]
+    await house.deliver(bounce(reply["Message-ID"]))
+    await house.settle()
+    assert isinstance(house.job(question).stage, Bounced)
+    assert len(house.agent.turns) == 1
+    assert len(house.replies()) == 1
+
+
+def bounce(message_id: str) -> EmailMessage:
+    """A delivery status notification as Postfix writes it (RFC 3464)."""
+    report = EmailMessage()
+    report["From"], report["To"], report["Subject"] = "MAILER-DAEMON@example.org", AGENT, "Undelivered Mail"
+    report["Message-ID"], report["Auto-Submitted"] = f"<{next(NUMBERS)}@mx.example.org>", "auto-replied"
+    report["Return-Path"] = "<>"
+    lines = [
+        *("--b", "Content-Type: text/plain", "", "It could not be delivered.", "--b"),
+        *("Content-Type: message/delivery-status", "", "Reporting-MTA: dns; mx.example.org", ""),
+        *("Final-Recipient: rfc822; customer@example.org", "Action: failed", "Status: 5.1.1", "--b"),
+        *("Content-Type: text/rfc822-headers", "", f"Message-ID: {message_id}", f"From: {AGENT}", "", "--b--", ""),
+    ]
+    report["Content-Type"] = 'multipart/report; report-type=delivery-status; boundary="b"'
+    report.set_payload("\r\n".join(lines))
+    return report
+
+
+async def test_the_skills_of_the_rule_are_those_that_the_agent_gets(house: House) -> None:
+    house.rules = [Rule(domains=("example.org",), skills=("reply", "sql"))]
+    await house.deliver(mail())
+    await house.settle()
+    assert house.agent.skills == ("reply", "sql")
 
 
 async def test_an_unreadable_file_is_named_with_its_reason(house: House) -> None:
@@ -305,6 +471,57 @@ async def test_a_server_that_says_no_ends_the_job_and_not_the_thread(house: Hous
     await house.settle()
     assert isinstance(house.job(again).stage, Sent)
     assert house.job(again).thread == house.job(question).thread
+
+
+async def test_where_the_server_s_answer_is_lost_the_same_bytes_go_out_twice_at_most(house: House) -> None:
+    house.submission.faults.drop = "after"
+    question = mail()
+    await house.deliver(question)
+    await house.settle()
+    assert len(house.submission.sent) == 2
+    assert house.submission.sent[0] == house.submission.sent[1]
+    assert isinstance(house.job(question).stage, Dead)
+
+
+async def test_a_reply_that_cannot_even_be_laid_out_ends_its_job_and_not_the_loop(house: House) -> None:
+    house.template = "{% broken"
+    first, second = mail(), mail(sender=COLLEAGUE)
+    await house.deliver(first)
+    await house.deliver(second)
+    await house.settle()
+    assert isinstance(house.job(first).stage, Dead)
+    assert isinstance(house.job(second).stage, Dead)
+    assert house.replies() == []
+
+
+async def test_a_new_uidvalidity_loses_nothing_and_answers_nothing_twice(house: House) -> None:
+    await house.deliver(mail())
+    house.inbox.deliver(mail("Second?").as_bytes(policy=policy.SMTP))
+    house.inbox.renumber()
+    await house.intake("new").take_new(await house.inbox.open())
+    await house.settle()
+    assert len(house.replies()) == 2
+
+
+class Unfiled(FakeInbox):
+    """A server that refuses to file."""
+
+    async def file(self, uid: int, folder: Folder) -> None:
+        raise TemporaryError("no such folder")
+
+
+async def test_a_mail_that_cannot_be_filed_is_answered_all_the_same(house: House) -> None:
+    house.inbox = Unfiled()
+    await house.deliver(mail())
+    await house.settle()
+    assert len(house.replies()) == 1
+
+
+async def test_a_question_that_no_model_answered_comes_back_with_the_next_mail(house: House) -> None:
+    house.agent.unreadable = {"a.csv": "is empty"}
+    await house.deliver(mail("What is the median of x?"))
+    await house.settle()
+    assert "> What is the median of x?" in house.texts()[0]
 
 
 async def test_a_stop_gives_the_running_turn_back_and_the_next_start_ends_it(house: House) -> None:

@@ -1,0 +1,176 @@
+"""Mail on disk from the moment it is promised to its sender's server until intake has taken it over: ports.Inbox."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, TypeVar, get_args
+
+from mailagent.adapters.blobs import write_durably
+from mailagent.core.errors import PermanentError, TemporaryError
+from mailagent.core.values import Mailbox, RawMessage
+from mailagent.ports import Folder
+
+T = TypeVar("T")
+
+BLOCK = 1000
+"""How many numbers are set aside at once: a number must never come twice, even when all the files are gone."""
+
+
+class Spool:
+    """A directory of messages: `new/NUMBER`, the handled ones in `processed/`, `refused/` and `held/`.
+
+    One process at a time. OSError when the directory cannot be made or read."""
+
+    def __init__(self, directory: Path) -> None:
+        self.news = asyncio.Event()
+        self._directory = directory
+        self._new = directory / "new"
+        for name in ("new", *get_args(Folder)):
+            (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        for left in self._new.glob(".*"):  # a crash came before its sender's server was told anything
+            left.unlink()
+        self.uidvalidity = _kept(directory / "uidvalidity", time.time_ns() // 1000)
+        self._set_aside = _kept(directory / "set-aside", 0)
+        self._next = self._set_aside + 1
+        self._naming = threading.Lock()
+
+    def draft(self) -> BinaryIO:
+        """A file without a name for a message that is still on its way."""
+        return tempfile.TemporaryFile(dir=self._new)
+
+    async def add(self, head: bytes, rest: BinaryIO) -> int:
+        """Keep a message, `head` and then what is left to read in `rest`: it survives a power cut once this returns
+        its number. OSError when it is not kept. What was begun is ended even when this is cancelled."""
+        thread = asyncio.ensure_future(asyncio.to_thread(self._add, head, rest))
+        try:
+            return await asyncio.shield(thread)
+        except asyncio.CancelledError:
+            await asyncio.gather(thread, return_exceptions=True)
+            raise
+        finally:
+            self.news.set()
+
+    def _add(self, head: bytes, rest: BinaryIO) -> int:
+        descriptor, name = tempfile.mkstemp(dir=self._new, prefix=".")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(head)
+                shutil.copyfileobj(rest, file, 1 << 18)
+                file.flush()
+                os.fsync(file.fileno())
+            with self._naming:  # nobody may see a number before all below it: the cursor would pass them by
+                number = self._number()
+                Path(name).rename(self._new / str(number))
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise
+        _sync(self._new)
+        return number
+
+    def _number(self) -> int:
+        if self._next > self._set_aside:
+            write_durably(self._directory / "set-aside", str(self._next + BLOCK - 1).encode())
+            self._set_aside = self._next + BLOCK - 1
+        number, self._next = self._next, self._next + 1
+        return number
+
+    def numbers(self) -> list[int]:
+        """The messages that were not handled yet, ascending."""
+        return sorted(int(name) for name in os.listdir(self._new) if name.isdecimal())  # noqa: PTH208 - no stat
+
+    def read(self, number: int, limit: float) -> bytes | None:
+        """The message; None when it is gone. PermanentError when it has more than `limit` bytes."""
+        try:
+            with (self._new / str(number)).open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > limit:
+                    raise PermanentError(
+                        f"The mail has {size / 1e6:.1f} MB, which is more than the {limit / 1e6:g} MB that are taken."
+                    )
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def file(self, number: int, folder: Folder) -> None:
+        """Put a handled message away; none is no error."""
+        with suppress(FileNotFoundError):
+            (self._new / str(number)).rename(self._directory / folder / str(number))
+
+    def forget(self, before: float) -> int:
+        """Remove what came before this moment (Unix seconds) and was handled; returns how many."""
+        handled = (path for folder in get_args(Folder) for path in (self._directory / folder).iterdir())
+        old = [path for path in handled if path.stat().st_mtime < before]
+        for path in old:
+            path.unlink(missing_ok=True)
+        return len(old)
+
+
+class SpoolInbox:
+    """ports.Inbox: the numbers of the spool are the UIDs."""
+
+    def __init__(self, spool: Spool, max_message_mb: float) -> None:
+        self._spool = spool
+        self._limit = max_message_mb * 1e6
+        self._mailbox = Mailbox("lmtp", "spool", spool.uidvalidity)
+        self._is_open = False
+
+    async def open(self) -> Mailbox:
+        """See ports.Inbox."""
+        self._is_open = True
+        return self._mailbox
+
+    async def first_cursor(self, start: str) -> int:  # noqa: ARG002
+        """0 for every `start`: nothing lies in a spool but what was accepted for us and waits."""
+        return 0
+
+    async def uids_after(self, uid: int) -> list[int]:
+        """See ports.Inbox."""
+        return [number for number in await self._in_thread(self._spool.numbers) if number > uid]
+
+    async def fetch(self, uid: int, *, now: float) -> RawMessage | None:
+        """See ports.Inbox."""
+        data = await self._in_thread(lambda: self._spool.read(uid, self._limit))
+        return None if data is None else RawMessage(data, self._mailbox, uid, now)
+
+    async def file(self, uid: int, folder: Folder) -> None:
+        """See ports.Inbox: moved to the spool's directory of that name."""
+        await self._in_thread(lambda: self._spool.file(uid, folder))
+
+    async def changed(self, timeout: float) -> None:
+        """See ports.Inbox: at once when a message was kept."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._spool.news.wait(), timeout)
+        self._spool.news.clear()
+
+    async def close(self) -> None:
+        """See ports.Inbox."""
+        self._is_open = False
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        if not self._is_open:
+            raise TemporaryError("the spool is not open")
+        try:
+            return await asyncio.to_thread(call)
+        except OSError as error:
+            raise TemporaryError(f"spool: {error.strerror}") from error
+
+
+def _kept(path: Path, first: int) -> int:
+    """The number in this file, which is made with `first` in it."""
+    if not path.exists():
+        write_durably(path, str(first).encode())
+    return int(path.read_text())
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
