@@ -34,6 +34,7 @@ MISSING = $(shell \
 MISSING_FOR_TESTS = $(shell \
 	[ -x /usr/sbin/dovecot ] || echo dovecot-core; \
 	[ -x /usr/lib/dovecot/imap ] || echo dovecot-imapd; \
+	[ -x /usr/lib/postfix/sbin/master ] || echo postfix; \
 	command -v systemd-analyze >/dev/null || echo systemd)
 
 # An environment is finished when it holds a stamp named after all that went into it.
@@ -118,6 +119,7 @@ packages:
 	if [ -d /run/systemd/system ]; then
 		case $$needed in *redis-server*) systemctl disable --quiet --now redis-server ;; esac
 		case $$needed in *dovecot-core*) systemctl disable --quiet --now dovecot.socket dovecot.service ;; esac
+		case $$needed in *postfix*) systemctl disable --quiet --now postfix ;; esac
 	fi
 
 environments:

@@ -3,6 +3,7 @@
 `python -m tests.integration.test_lmtp SOCKET SPOOL` serves by itself, for tests that end it or give it a small disk."""
 
 import asyncio
+import itertools
 import os
 import re
 import resource
@@ -12,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import dkim
 import pytest
@@ -157,11 +159,10 @@ async def test_two_of_our_addresses_are_one_mail_and_two_answers(lmtp: LmtpServe
 
 async def test_long_lines_8_bit_and_dots_come_through(lmtp: LmtpServer) -> None:
     body = b".\r\n..\r\n.x\r\n" + b"y" * 200_000 + b"\r\n\xff\x80\r\n.\n\r\n\r\n"
-    (found,) = await deliver(lmtp, message(1, b"first\r\n"))
     async with dialogue(lmtp, AGENT) as talk:
         stuffed = stuff(message(2, body))
         assert (await talk.say(stuffed + b".\r\n"))[0].startswith(b"250")
-    assert kept(lmtp.spool)[1].endswith(message(2, body))
+    assert kept(lmtp.spool)[0].endswith(message(2, body))
 
 
 def stuff(mail: bytes) -> bytes:
@@ -178,7 +179,7 @@ def test_the_end_of_a_mail_is_found_wherever_its_blocks_are_cut(lines: list[byte
     stream = stuff(mail) + b".\r\nNOOP\r\n"
     places = sorted({0, len(stream), *(cut % len(stream) for cut in cuts)})
     data, out, rest = EndOfData(), b"", b""
-    for start, stop in zip(places, places[1:], strict=False):
+    for start, stop in itertools.pairwise(places):
         if data.found:
             rest += stream[start:stop]
         else:
@@ -374,9 +375,10 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, str]:
 SIGNED = (b"from", b"to", b"subject", b"message-id")
 
 
-def signed(mail: bytes, private: bytes, selector: bytes = b"s", **how: object) -> bytes:
+def signed(mail: bytes, private: bytes, selector: bytes = b"s", **how: Any) -> bytes:
     options = {"include_headers": list(SIGNED), "canonicalize": (b"relaxed", b"relaxed")} | how
-    return bytes(dkim.sign(mail, selector, b"example.org", private, **options)) + mail
+    signature: bytes = dkim.sign(mail, selector, b"example.org", private, **options)  # type: ignore[no-untyped-call]
+    return signature + mail
 
 
 @asynccontextmanager
@@ -444,7 +446,7 @@ async def test_a_signature_that_leaves_doubt_proves_nothing(tmp_path: Path, key:
         assert (name, verdict.split()[1].removeprefix("dkim="), is_proven) == (name, said, False)
 
 
-WEAK = {
+WEAK: dict[str, tuple[str, dict[str, Any]]] = {
     "part of the body": ("policy", {"length": True}),
     "SHA-1": ("policy", {"signature_algorithm": b"rsa-sha1"}),
     "a key in test": ("fail", {"selector": b"test"}),

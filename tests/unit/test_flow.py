@@ -60,7 +60,7 @@ class House:
     inbox: FakeInbox = field(default_factory=FakeInbox)
     submission: FakeSubmission = field(default_factory=FakeSubmission)
     agent: FakeAgent = field(default_factory=FakeAgent)
-    clock: Clock = field(default_factory=lambda: Ticking())
+    clock: Clock = field(default_factory=Ticking)
     ledger: FakeLedger = field(default_factory=FakeLedger)
     rules: list[Rule] = field(default_factory=lambda: [Rule(domains=("example.org",))])
     limits: Limits = field(default_factory=lambda: Limits(10, 30, 300))
