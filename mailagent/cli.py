@@ -143,8 +143,6 @@ def answer(arguments: argparse.Namespace) -> int:
 def check(arguments: argparse.Namespace) -> int:
     """`mailagent check`."""
     settings, console = _load(arguments.config), Console()
-    if arguments.mail:
-        _give_up_root(arguments.config, settings, [])
     console.print(f"{arguments.config}: good")
     found = asyncio.run(probe.probe(settings)) if arguments.mail else []
     for each in found:

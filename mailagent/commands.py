@@ -16,7 +16,7 @@ from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
 from mailagent.core.inspection import House, Inspection, inspected
 from mailagent.core.job import Bounced, Composed, Dead, Job, Merged, Sent
 from mailagent.core.screen import Rule
-from mailagent.core.thread import evidence
+from mailagent.core.thread import continues, evidence
 from mailagent.core.values import JobId, Mailbox, Outgoing, RawMessage
 from mailagent.flow.intake import new_job
 from mailagent.ports import Submission
@@ -29,7 +29,8 @@ async def answer(config: Config, raw: bytes) -> bytes:
     PermanentError when there is none."""
     async with daemon.build(config) as parts:
         inbound = await parts.parser.parse(raw)
-        thread = await parts.jobs.thread_of(evidence(inbound))
+        found = await parts.jobs.thread_of(evidence(inbound))
+        thread = found if continues(inbound, found) else None
         received = RawMessage(raw, Mailbox("answer", "", 0), 0, parts.clock.now())
         job = new_job(received, inbound, await parts.blobs.put(raw), thread, "", ())
         await parts.jobs.accept(job, None)
@@ -109,7 +110,8 @@ async def diagnose(config: Config) -> list[host.Check]:
     found = list(host.checks(config))
     if not any(check.mend for check in found):
         found.append(await _diagnose_sandbox(config))
-    found.append(await _diagnose_mailbox(config))
+    if config.imap.auth == "password":  # root's token_command may want files that we, no longer root, cannot read
+        found.append(await _diagnose_mailbox(config))
     return found
 
 
@@ -136,11 +138,13 @@ async def _diagnose_mailbox(config: Config) -> host.Check:
 
 def house(config: Config) -> House:
     """Whom these settings let in; with the keys of reply tokens when there are any."""
+    secret = config.secrets.token_key.get_secret_value()
     return House(
         rules=[Rule(**rule.model_dump()) for rule in config.allow],
         own=config.mail.address,
         authserv_id=config.mail.authserv_id,
-        keys=keys.keys_at_hand(config.secrets.token_key.get_secret_value(), Path(config.storage.state_dir)),
+        keys=keys.keys_at_hand(secret, Path(config.storage.state_dir)) if config.mail.plus_addressing else (),
+        most_mb=config.mail.max_message_mb,
     )
 
 
@@ -150,7 +154,8 @@ async def inspect(paths: Iterable[Path], known: House | None) -> AsyncIterator[t
     try:
         for path in paths:
             try:
-                yield path, inspected(await parser.parse(path.read_bytes()), known)
+                raw = path.read_bytes()
+                yield path, inspected(await parser.parse(raw), len(raw), known)
             except (PermanentError, OSError) as error:
                 yield path, (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
     finally:

@@ -5,12 +5,12 @@ import fcntl
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +18,17 @@ from pathlib import Path
 from mailagent.adapters import bubblewrap, host, redis, systemd
 from mailagent.adapters.blobs import DiskBlobs, write_durably
 from mailagent.adapters.claude import ClaudeAgent, Settings
+from mailagent.adapters.dkim import DkimCheck
 from mailagent.adapters.gateway import Gateway
 from mailagent.adapters.imap import ImapInbox
 from mailagent.adapters.keys import token_keys
 from mailagent.adapters.ledger import RedisLedger
+from mailagent.adapters.lmtp import LmtpServer
 from mailagent.adapters.parser import ChildParser
 from mailagent.adapters.redis import Redis, RedisJobs
 from mailagent.adapters.redis_server import PrivateRedis
 from mailagent.adapters.smtp import SmtpSubmission
+from mailagent.adapters.spool import Spool, SpoolInbox
 from mailagent.adapters.transcripts import RedisTranscripts
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.config import Config
@@ -39,7 +42,7 @@ from mailagent.flow.intake import Intake
 from mailagent.flow.turns import Turns
 from mailagent.flow.upkeep import Upkeep
 from mailagent.flow.worker import Worker
-from mailagent.ports import Claim, Clock, Lane, Submission
+from mailagent.ports import Claim, Clock, Inbox, Lane, Submission
 
 log = logging.getLogger(__name__)
 
@@ -84,14 +87,27 @@ async def run(config: Config) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with build(config) as parts:
-        inbox = ImapInbox(config.imap, config.mail, config.secrets.imap_password.get_secret_value())
-        intake = _intake(parts, inbox)
+    async with build(config) as parts, _inboxes(config) as inboxes:
         try:
-            await _serve(parts, intake, _submission(config), stopping)
+            await _serve(parts, [_intake(parts, inbox) for inbox in inboxes], _submission(config), stopping)
         finally:
             systemd.notify("STOPPING=1")
-            await inbox.close()
+
+
+@asynccontextmanager
+async def _inboxes(config: Config) -> AsyncIterator[list[Inbox]]:
+    """Where mail comes in: the IMAP mailbox, and the spool of the LMTP server where that listens."""
+    async with AsyncExitStack() as stack:
+        inboxes: list[Inbox] = [ImapInbox(config.imap, config.mail, config.secrets.imap_password.get_secret_value())]
+        if config.lmtp.listen:
+            spool = Spool(Path(config.storage.state_dir) / "spool")
+            server = LmtpServer(config.lmtp, config.mail, spool, DkimCheck())
+            await server.start()
+            stack.push_async_callback(server.stop)
+            inboxes.append(SpoolInbox(spool, config.mail.max_message_mb))
+        for inbox in inboxes:
+            stack.push_async_callback(inbox.close)
+        yield inboxes
 
 
 @asynccontextmanager
@@ -153,7 +169,7 @@ def _settings(config: Config, parts_on_host: Host, runtime: Path) -> Settings:
     return Settings(config.model, config.agent, config.sandbox, parts_on_host, _shared("system-prompt.md"), runtime)
 
 
-def _intake(parts: Parts, inbox: ImapInbox) -> Intake:
+def _intake(parts: Parts, inbox: Inbox) -> Intake:
     mail = parts.config.mail
     return Intake(
         inbox=inbox,
@@ -181,9 +197,11 @@ def _submission(config: Config) -> Submission:
     )
 
 
-async def _serve(parts: Parts, intake: Intake, submission: Submission, stopping: asyncio.Event) -> None:
+async def _serve(parts: Parts, intakes: Sequence[Intake], submission: Submission, stopping: asyncio.Event) -> None:
     """All loops until `stopping`; a loop that ends by itself has failed, and the daemon with it."""
-    loops = (intake.run(_ready), Upkeep(parts.jobs, JANITOR_SECONDS).run(), _pet(), _store_ended(parts))
+    open_yet = [asyncio.Event() for _ in intakes]
+    watching = [intake.run(opened.set) for intake, opened in zip(intakes, open_yet, strict=True)]
+    loops = (*watching, _ready(open_yet), Upkeep(parts.jobs, JANITOR_SECONDS).run(), _pet(), _store_ended(parts))
     endless = [asyncio.create_task(loop) for loop in loops]
     working = asyncio.create_task(work(parts, submission, stopping))
     try:
@@ -234,10 +252,13 @@ async def _pet() -> None:
         await asyncio.sleep(every or 3600.0)
 
 
-def _ready() -> None:
-    """Mailbox, Redis and sandbox are good."""
+async def _ready(open_yet: Sequence[asyncio.Event]) -> None:
+    """Say that mailbox, Redis and sandbox are good, as soon as every inbox is open."""
+    for opened in open_yet:
+        await opened.wait()
     systemd.notify("READY=1")
     log.info("ready")
+    await asyncio.Event().wait()
 
 
 def private_redis(config: Config) -> PrivateRedis:
@@ -299,7 +320,7 @@ def _sweep(state: Path, runtime: Path) -> None:
     """Make our directories, and remove what a crash left: sockets, and the SDK's copies of resumed transcripts, which
     lie in TMPDIR: below the state directory, since a private /tmp is gone after a restart."""
     temporary = state / "tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    subprocess.run(["rm", "-rf", "--", str(temporary)], check=False, stderr=subprocess.DEVNULL)
     for directory in (state, runtime, temporary):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for left in runtime.glob("*.sock"):

@@ -1,13 +1,21 @@
 """The sandbox: bubblewrap under the policy's arguments, for the CLI through a launcher or for one script at once."""
 
 import asyncio
+import json
+import os
+import select
 import shlex
+import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from mailagent.core.errors import ConfigError, TemporaryError
 from mailagent.core.policy import CLI, Policy, arguments
+
+END_SECONDS = 20.0
+MAX_PRINTED = 1 << 20
 
 ETC = {
     "passwd": "agent:x:1000:1000::/home/agent:/bin/bash\n",
@@ -33,41 +41,97 @@ def write_etc(directory: Path) -> None:
         (directory / name).write_text(text)
 
 
-def write_launcher(path: Path, policy: Policy) -> None:
-    """Write the program that the SDK starts in place of the CLI: the same CLI, inside the sandbox.
+class Inside:
+    """The first process inside a sandbox, held by a handle: with it ends everything inside, whatever that has become.
+
+    bubblewrap's own promise to die with its parent can be taken back by code inside, which runs as the same user."""
+
+    def __init__(self, status: int) -> None:
+        self._status = status
+        self._handle = -1
+
+    def seize(self) -> None:
+        """Take hold of it, as soon as it is there and before hostile code runs."""
+        if self._handle >= 0:
+            return
+        with suppress(BlockingIOError, ProcessLookupError, ValueError, KeyError):
+            report = json.loads(os.read(self._status, 4096).partition(b"\n")[0])
+            self._handle = os.pidfd_open(report["child-pid"])
+
+    async def end(self) -> None:
+        """Kill it and wait until nothing inside lives any more."""
+        self.seize()
+        if self._handle >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+            await asyncio.to_thread(select.select, [self._handle], [], [], END_SECONDS)
+            os.close(self._handle)
+            self._handle = -1
+        if self._status >= 0:
+            os.close(self._status)
+            self._status = -1
+
+
+def write_launcher(path: Path, policy: Policy) -> Inside:
+    """Write the program that the SDK starts in place of the CLI: the same CLI, inside the sandbox; returns the hold on
+    what it will start.
 
     The transcript directory has one path inside and outside, taken from the environment at each start: the SDK names
     another one on resume, and mirrors nothing when the two differ. bubblewrap itself starts without an environment: it
     stays as process 1 inside, where /proc/1/environ would show the daemon's."""
-    command = shlex.join(arguments(policy))
+    status = path.with_name("status")
+    os.mkfifo(status, 0o600)
+    held = Inside(os.open(status, os.O_RDONLY | os.O_NONBLOCK))
+    command = shlex.join([*arguments(policy), "--json-status-fd", "9"])
     directory = '--bind "$CLAUDE_CONFIG_DIR" "$CLAUDE_CONFIG_DIR" --setenv CLAUDE_CONFIG_DIR "$CLAUDE_CONFIG_DIR"'
-    path.write_text(f'#!/bin/sh\nexec /usr/bin/env -i {command} {directory} --remount-ro / -- {CLI} "$@"\n')
+    start = f'exec /usr/bin/env -i {command} {directory} --remount-ro / -- {CLI} "$@"'
+    path.write_text(f"#!/bin/sh\nexec 9>{shlex.quote(str(status))}\n{start}\n")
     path.chmod(0o700)
+    return held
 
 
 async def run(policy: Policy, command: Sequence[str], *, timeout: float) -> Finished:
-    """Run a program in a sandbox of its own to its end; TemporaryError after `timeout` seconds (it is killed)."""
-    process = await asyncio.create_subprocess_exec(
-        *arguments(policy),
-        "--remount-ro",
-        "/",
-        "--",
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={},
-    )
+    """Run a program in a sandbox of its own to its end. TemporaryError after `timeout` seconds, and when it prints more
+    than a program of ours would (it is killed)."""
+    ours, theirs = os.pipe()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *arguments(policy),
+            *("--json-status-fd", str(theirs), "--remount-ro", "/", "--", *command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={},
+            pass_fds=(theirs,),
+        )
+    except OSError:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
+    os.set_blocking(ours, False)
+    held = Inside(ours)
     try:
         async with asyncio.timeout(timeout):
-            output, errors = await process.communicate()
+            output, errors = await asyncio.gather(_capped(process.stdout), _capped(process.stderr))
+            await process.wait()
     except TimeoutError as error:
         raise TemporaryError(f"{command[0]} took longer than {timeout:.0f} s in the sandbox") from error
     finally:
+        await held.end()
         if process.returncode is None:
             process.kill()
             await process.wait()
     return Finished(process.returncode or 0, output.decode(errors="replace"), errors.decode(errors="replace"))
+
+
+async def _capped(stream: asyncio.StreamReader | None) -> bytes:
+    text = bytearray()
+    while stream and (chunk := await stream.read(65536)):
+        text += chunk
+        if len(text) > MAX_PRINTED:
+            raise TemporaryError(f"a program in the sandbox printed more than {MAX_PRINTED} bytes")
+    return bytes(text)
 
 
 async def check(policy: Policy) -> None:

@@ -18,6 +18,7 @@ from claude_agent_sdk import (
     ClaudeSDKError,
     MirrorErrorMessage,
     ResultMessage,
+    SessionStore,
     TextBlock,
 )
 
@@ -28,7 +29,7 @@ from mailagent.adapters.transcripts import RedisTranscripts
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.job import session_id
 from mailagent.core.policy import PLUGIN, PROFILE_SCRIPT, SKILLS, WORKSPACE, Host, Policy
-from mailagent.core.values import Outcome, Profile, Turn, Usage
+from mailagent.core.values import Outcome, Profile, SessionId, Turn, Usage
 from mailagent.ports import Workspace
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ TOOLS = ("Bash", "Read", "Write", "Edit", "Glob", "Grep", "Skill")
 SETTINGS = {"includeCoAuthoredBy": False, "includeGitInstructions": False}
 PROFILE_SECONDS = 120.0
 START_SECONDS = 30.0
+MAX_DOLLARS = 1000.0
 PROFILE_BYTES = 2048
 """What one table's profile may take in the prompt."""
 
@@ -67,17 +69,23 @@ class ClaudeAgent:
     @asynccontextmanager
     async def session(self, workspace: Workspace, skills: Sequence[str] = ()) -> AsyncIterator["ClaudeSession"]:
         """A sandbox on this workspace; the CLI starts at once, so that its start is hidden behind the profile."""
-        known = await self._transcripts.exists(WORKSPACE, session_id(workspace.thread))
-        with tempfile.TemporaryDirectory(prefix="session-", ignore_cleanup_errors=True) as name:
-            socket = self._settings.runtime_dir / f"{secrets.token_hex(6)}.sock"
-            async with self._gateway.listen(socket) as meter:
-                policy = self._policy(Path(workspace.path), socket)
-                client = ClaudeSDKClient(self._options(workspace, policy, Path(name), known, skills or SKILLS))
-                connecting = asyncio.create_task(client.connect())
-                try:
-                    yield ClaudeSession(policy, client, connecting, meter, known)
-                finally:
-                    await _close(client, connecting)
+        session = session_id(workspace.thread)
+        store = self._transcripts.only(WORKSPACE, session)
+        known = await self._transcripts.exists(WORKSPACE, session)
+        place = Path(tempfile.mkdtemp(prefix="session-"))
+        socket = self._settings.runtime_dir / f"{secrets.token_hex(6)}.sock"
+        async with _removed(place), self._gateway.listen(socket) as meter:
+            policy = self._policy(Path(workspace.path), socket)
+            inside = bubblewrap.write_launcher(place / "launch", policy)
+            options = self._options(session, store, place, known=known, skills=skills or SKILLS)
+            client = ClaudeSDKClient(options)
+            connecting = asyncio.create_task(client.connect())
+            try:
+                yield ClaudeSession(policy, client, connecting, meter, inside, known=known)
+                await _close(client, connecting)
+            finally:
+                await inside.end()
+                await _close(client, connecting)
 
     def _policy(self, root: Path, socket: Path) -> Policy:
         sandbox = self._settings.sandbox
@@ -91,21 +99,19 @@ class ClaudeAgent:
         )
 
     def _options(
-        self, workspace: Workspace, policy: Policy, place: Path, known: bool, skills: Sequence[str]
+        self, session: SessionId, store: SessionStore, place: Path, *, known: bool, skills: Sequence[str]
     ) -> ClaudeAgentOptions:
         """The CLI's directory is made anew for each session: on resume the SDK, outside the sandbox, copies files that
         it finds there, and would follow the links that an earlier turn left."""
-        launcher, transcript = place / "launch", place / "claude"
+        transcript = place / "claude"
         transcript.mkdir(mode=0o700)
-        bubblewrap.write_launcher(launcher, policy)
-        session = session_id(workspace.thread)
         return ClaudeAgentOptions(
-            cli_path=launcher,
+            cli_path=place / "launch",
             cwd=WORKSPACE,
             env={"CLAUDE_CONFIG_DIR": str(transcript)},
             session_id=None if known else session,
             resume=session if known else None,
-            session_store=self._transcripts,
+            session_store=store,
             session_store_flush="eager",
             model=self._settings.model.name,
             system_prompt=self._settings.system_prompt,
@@ -127,13 +133,21 @@ class ClaudeSession:
     """Keeps ports.Session."""
 
     def __init__(
-        self, policy: Policy, client: ClaudeSDKClient, connecting: "asyncio.Task[None]", meter: Meter, known: bool
+        self,
+        policy: Policy,
+        client: ClaudeSDKClient,
+        connecting: "asyncio.Task[None]",
+        meter: Meter,
+        inside: bubblewrap.Inside,
+        *,
+        known: bool,
     ) -> None:
         self.known = known
         self._policy = policy
         self._client = client
         self._connecting = connecting
         self._meter = meter
+        self._inside = inside
 
     async def profile(self) -> Profile:
         """Run the profile script on in/ in a sandbox of its own that has no model; read what it wrote to work/."""
@@ -148,6 +162,7 @@ class ClaudeSession:
         """Let the agent answer this turn's prompt and report what it said last and what it used."""
         try:
             await self._connecting
+            self._inside.seize()
             await self._client.query(turn.prompt)
             return await self._outcome()
         except ClaudeSDKError as error:
@@ -176,7 +191,7 @@ class ClaudeSession:
             requests=self._meter.requests,
             input_tokens=self._meter.input_tokens,
             output_tokens=self._meter.output_tokens,
-            cost_usd=result.total_cost_usd or 0.0,
+            cost_usd=_dollars(result.total_cost_usd),
         )
 
 
@@ -214,13 +229,30 @@ def _read_capped(path: Path, limit: int) -> str:
         return file.read(limit).decode("utf-8", "replace")
 
 
+def _dollars(told: float | None) -> float:
+    """What the CLI says the turn cost: code in the sandbox can say it in its place, so it is no more than a hint."""
+    return told if told is not None and 0 <= told <= MAX_DOLLARS else 0.0
+
+
+@asynccontextmanager
+async def _removed(place: Path) -> AsyncIterator[None]:
+    """Remove the directory afterwards: by a program, since code in the sandbox can nest directories deeper than Python
+    can follow."""
+    try:
+        yield
+    finally:
+        remover = await asyncio.create_subprocess_exec("rm", "-rf", "--", str(place), stderr=asyncio.subprocess.DEVNULL)
+        await remover.wait()
+
+
 async def _close(client: ClaudeSDKClient, connecting: "asyncio.Task[None]") -> None:
-    """End the CLI and its sandbox. A start under way is let finish: cancelled half-way, the SDK waits for ever."""
+    """End the CLI; what is closed may be closed again. A start under way is let finish: cancelled half-way, the SDK
+    waits for ever."""
     await asyncio.wait({connecting}, timeout=START_SECONDS)
     if not connecting.done():
         connecting.cancel()
         await asyncio.wait({connecting}, timeout=START_SECONDS)
     elif not connecting.cancelled() and connecting.exception():
         log.info("the agent's process did not start: %s", connecting.exception())
-    with suppress(ClaudeSDKError):
+    with suppress(ClaudeSDKError, OSError, RecursionError):
         await client.disconnect()

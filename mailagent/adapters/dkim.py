@@ -24,7 +24,6 @@ from mailagent.core.errors import TemporaryError
 
 MAX_SIGNATURES = 5
 MEMORY = 1 << 30
-CPU_SECONDS = 10
 WALL_SECONDS = 30.0
 DNS_SECONDS = 5.0
 AT_ONCE = 2
@@ -49,8 +48,8 @@ _SIGNATURES: TypeAdapter[tuple[Signature, ...]] = TypeAdapter(tuple[Signature, .
 class DkimCheck:
     """Checks messages, two at a time; keys are asked for at `nameservers` (ADDRESS:PORT), else at the system's."""
 
-    def __init__(self, nameservers: Sequence[str] = ()) -> None:
-        self._nameservers = nameservers
+    def __init__(self, nameservers: Sequence[str] = (), cpu_seconds: int = 5) -> None:
+        self._arguments = (str(cpu_seconds), *nameservers)
         self._places = asyncio.Semaphore(AT_ONCE)
 
     async def check(self, mail: BinaryIO) -> tuple[Signature, ...]:
@@ -62,15 +61,16 @@ class DkimCheck:
             try:
                 return await _answer(child)
             finally:
-                with suppress(ProcessLookupError):
-                    child.kill()
+                if child.returncode is None:
+                    with suppress(ProcessLookupError):
+                        child.kill()
                 await child.communicate()
 
     async def _started(self, mail: BinaryIO) -> asyncio.subprocess.Process:
         try:
             with _again(mail) as again:
                 return await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-I", "-m", __name__, *self._nameservers),
+                    *(sys.executable, "-I", "-m", __name__, *self._arguments),
                     stdin=again,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.DEVNULL,
@@ -92,10 +92,15 @@ async def _answer(child: asyncio.subprocess.Process) -> tuple[Signature, ...]:
         return (Signature("temperror"),)
     try:
         async with asyncio.timeout(WALL_SECONDS):
-            return _SIGNATURES.validate_json(await child.stdout.readuntil(b"\n"))
+            try:
+                line = await child.stdout.readuntil(b"\n")
+            except EOFError:
+                line = b""
+            await child.wait()
+        return _SIGNATURES.validate_json(line)
     except TimeoutError:
         return (Signature("temperror"),)
-    except (EOFError, asyncio.LimitOverrunError, ValueError):  # it died of the message, or speaks nonsense
+    except (asyncio.LimitOverrunError, ValueError):  # it died of the message, or speaks nonsense
         return (Signature("permerror"),)
 
 
@@ -134,6 +139,8 @@ def _verified(mail: dkim.DKIM, index: int, lookup: Lookup) -> Result:
         return "pass" if mail.verify(index, lookup) else "fail"
     except _SilentError:
         return "temperror"
+    except dkim.ValidationError:
+        return "fail"
     except dkim.DKIMException:
         return "permerror"
 
@@ -171,9 +178,9 @@ def _lookup(nameservers: Sequence[str]) -> Lookup:
     return key
 
 
-def _serve(nameservers: Sequence[str]) -> None:
+def _serve(cpu_seconds: int, nameservers: Sequence[str]) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     found = [asdict(one) for one in signatures(sys.stdin.buffer.read(), _lookup(nameservers))]
@@ -181,4 +188,4 @@ def _serve(nameservers: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1:])
+    _serve(int(sys.argv[1]), sys.argv[2:])

@@ -1,5 +1,6 @@
 """The only way from a sandbox to the model: one unix socket per session that lets through POST /v1/messages alone."""
 
+import asyncio
 import json
 import logging
 import time
@@ -20,7 +21,11 @@ PASSED_ON = ("accept", "anthropic-beta", "anthropic-version", "content-type")
 """Headers of the sandbox that reach the model; all others are dropped."""
 
 PASSED_BACK = ("content-type", "request-id", "retry-after", "x-should-retry")
-MAX_BODY = 64 * 1024 * 1024
+MAX_BODY = 32 * 1024 * 1024
+MAX_AT_ONCE = 4
+"""Requests of one session under way together: the CLI makes one or two, code that floods us makes more."""
+INLINE = ("base64", "text", "content")
+"""Sources of content that stand in the request; others (a URL, a file) the model's server would fetch itself."""
 
 
 @dataclass(slots=True)
@@ -31,6 +36,7 @@ class Meter:
     input_tokens: int = 0
     output_tokens: int = 0
     first_request_at: float = 0.0
+    at_once: int = 0
     refused: bool = False
     """A request was refused because the turn had used what it may."""
 
@@ -41,6 +47,8 @@ class Tally:
 
     meter: Meter
     rest: bytes = b""
+    told: bool = False
+    """The final count was seen."""
     seen: dict[str, int] = field(default_factory=dict)
 
     def feed(self, chunk: bytes) -> None:
@@ -50,13 +58,13 @@ class Tally:
             if line.startswith(b"data:") and b'"usage"' in line:
                 self._read(line[5:])
 
-    def close(self) -> None:
-        """The answer is over: add what it used to the meter."""
+    def close(self, most: int) -> None:
+        """The answer is over: add what it used to the meter; one that broke off before it said so used all it might."""
         if self.rest.startswith(b"{"):
             self._read(self.rest)
         cached = self.seen.get("cache_read_input_tokens", 0) + self.seen.get("cache_creation_input_tokens", 0)
         self.meter.input_tokens += self.seen.get("input_tokens", 0) + cached
-        self.meter.output_tokens += self.seen.get("output_tokens", 0)
+        self.meter.output_tokens += self.seen.get("output_tokens", 0) if self.told else most
 
     def _read(self, text: bytes) -> None:
         try:
@@ -66,6 +74,7 @@ class Tally:
         holder = event.get("message", event) if isinstance(event, dict) else {}
         usage = holder.get("usage") if isinstance(holder, dict) else None
         if isinstance(usage, dict):
+            self.told = self.told or event.get("type") != "message_start"
             self.seen.update({name: value for name, value in usage.items() if isinstance(value, int)})
 
 
@@ -109,16 +118,26 @@ class Gateway:
             socket.unlink(missing_ok=True)
 
     async def _messages(self, request: web.Request, meter: Meter) -> web.StreamResponse:
+        if meter.at_once >= MAX_AT_ONCE:
+            return refusal(529, f"no more than {MAX_AT_ONCE} requests at once")
+        meter.at_once += 1
+        try:
+            return await self._admitted(request, meter)
+        finally:
+            meter.at_once -= 1
+
+    async def _admitted(self, request: web.Request, meter: Meter) -> web.StreamResponse:
         meter.refused = self._is_used_up(meter)
         if meter.requests >= self._model.max_requests:
             return refusal(403, f"this turn has used its {self._model.max_requests} model requests")
         if meter.output_tokens >= self._model.max_output_tokens:
             return refusal(403, f"this turn has used its {self._model.max_output_tokens} output tokens")
-        try:
-            body = admit(await request.json(), self._model.name)
-        except ValueError as error:
-            return refusal(400, str(error))
         meter.requests += 1
+        try:
+            raw = await request.read()
+            body = await asyncio.to_thread(lambda: admit(json.loads(raw), self._model.name))
+        except (ValueError, RecursionError) as error:
+            return refusal(400, str(error))
         meter.first_request_at = meter.first_request_at or time.time()
         try:
             return await self._pass_on(request, body, Tally(meter))
@@ -150,7 +169,7 @@ class Gateway:
                 if request.transport:  # half an answer must not look like a whole one
                     request.transport.abort()
             finally:
-                usage.close()
+                usage.close(int(body.get("max_tokens") or 0) if upstream.status == 200 else 0)
             return response
 
 
@@ -159,11 +178,25 @@ def admit(body: object, model: str) -> dict[str, Any]:
     run itself (web search, web fetch, remote MCP), since those reach the network. ValueError when it is no request."""
     if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
         raise ValueError("not a Messages API request")
+    if _fetches(body):
+        raise ValueError("content from elsewhere is not allowed: send it in the request")
     kept = {name: value for name, value in body.items() if name not in ("mcp_servers", "container")}
     tools = kept.get("tools")
     if isinstance(tools, list):
         kept["tools"] = [tool for tool in tools if isinstance(tool, dict) and tool.get("type", "custom") == "custom"]
     return {**kept, "model": model}
+
+
+def _fetches(value: object) -> bool:
+    """Whether the model's server would have to fetch something to read this."""
+    if isinstance(value, list):
+        return any(map(_fetches, value))
+    if not isinstance(value, dict):
+        return False
+    source = value.get("source")
+    if value.get("type") in ("image", "document") and isinstance(source, dict) and source.get("type") not in INLINE:
+        return True
+    return any(_fetches(each) for each in value.values() if isinstance(each, dict | list))
 
 
 def refusal(status: int, message: str) -> web.Response:

@@ -26,8 +26,11 @@ FINAL_SECONDS = 600.0
 class SmtpSubmission:
     """ports.Submission."""
 
-    def __init__(self, smtp: Smtp, imap: Imap, password: str, imap_password: str) -> None:
+    def __init__(
+        self, smtp: Smtp, imap: Imap, password: str, imap_password: str, final_seconds: float = FINAL_SECONDS
+    ) -> None:
         self._smtp = smtp
+        self._final = final_seconds
         self._imap = imap
         self._password = password
         self._imap_password = imap_password
@@ -127,7 +130,7 @@ class SmtpSubmission:
             raise TemporaryError(in_words(error, self._smtp.host)) from error
         try:
             if client.sock:
-                client.sock.settimeout(max(self._smtp.timeout_seconds, FINAL_SECONDS))
+                client.sock.settimeout(self._final)
             code, answer = client.data(outgoing.data)
         except smtplib.SMTPDataError as error:
             self._refuse(error.smtp_code, error.smtp_error)

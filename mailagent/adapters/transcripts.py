@@ -14,6 +14,8 @@ from redis.asyncio import Redis
 from mailagent.adapters.redis import PREFIX, script, store_errors
 from mailagent.core.values import SessionId
 
+MAX_TURN_BYTES = 64 * 1024 * 1024
+
 
 class RedisTranscripts(SessionStore):
     """Keeps the SDK's SessionStore: what is appended twice is there once, in the order of its first arrival.
@@ -36,6 +38,16 @@ class RedisTranscripts(SessionStore):
         key = SessionKey(project_key=project_key_for_directory(directory), session_id=session)
         with store_errors():
             return await self._client.exists(self._key("log", key)) == 1
+
+    def only(self, directory: str, session: SessionId) -> "OneTranscript":
+        """The store as one session may see it."""
+        return OneTranscript(
+            self._client,
+            retention_seconds=self._retention,
+            prefix=self._prefix,
+            project=project_key_for_directory(directory),
+            session=session,
+        )
 
     async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
         if not entries:
@@ -60,6 +72,39 @@ class RedisTranscripts(SessionStore):
 
     def _key(self, kind: str, key: SessionKey) -> str:
         return f"{self._prefix}:{kind}:{_session(key)}{_path(key)}"
+
+
+class OneTranscript(RedisTranscripts):
+    """One session's transcript and no other: what is to be appended comes from the CLI's output, into which code in the
+    sandbox can write, and it may name any session. ValueError for another one, and for more than a turn can say."""
+
+    def __init__(self, client: Redis, *, retention_seconds: int, prefix: str, project: str, session: SessionId) -> None:
+        super().__init__(client, retention_seconds=retention_seconds, prefix=prefix)
+        self._own = (project, session)
+        self._left = MAX_TURN_BYTES
+
+    async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
+        self._check(key)
+        self._left -= len(json.dumps(entries))
+        if self._left < 0:
+            raise ValueError(f"more than {MAX_TURN_BYTES} bytes of transcript in one turn")
+        await super().append(key, entries)
+
+    async def load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
+        self._check(key)
+        return await super().load(key)
+
+    async def delete(self, key: SessionKey) -> None:
+        self._check(key)
+        await super().delete(key)
+
+    async def list_subkeys(self, key: SessionListSubkeysKey) -> list[str]:
+        self._check(key)
+        return await super().list_subkeys(key)
+
+    def _check(self, key: SessionKey | SessionListSubkeysKey) -> None:
+        if (key["project_key"], key["session_id"]) != self._own:
+            raise ValueError("this transcript is another session's")
 
 
 def _session(key: SessionKey | SessionListSubkeysKey) -> str:

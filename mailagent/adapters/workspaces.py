@@ -1,10 +1,12 @@
 """A directory per thread, written by hostile code: every name below it is opened without following a link."""
 
 import asyncio
+import errno
 import logging
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -23,8 +25,11 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+MAX_DEPTH = 40
 MAX_SNAPSHOT_BYTES = 256 * 1024 * 1024
 """A larger file is read nowhere: a sparse one costs the code in the sandbox nothing, and us our memory."""
+
+MAX_TOTAL_BYTES = 4 * 1024 * 1024 * 1024
 
 PARTS = ("in", "work", "out")
 EARLIER = "earlier"
@@ -57,8 +62,7 @@ class DiskWorkspaces:
         root = self._directory / thread / "files"
         if not await _in_thread(root.is_dir):
             await self._restore(thread, root)
-        for part in PARTS:
-            await _in_thread((root / part).mkdir, mode=0o700, parents=True, exist_ok=True)
+        await _in_thread(_ensure, root)
         return Workspace(thread, str(root))
 
     async def add(self, workspace: Workspace, files: Sequence[tuple[str, bytes]]) -> list[str]:
@@ -78,11 +82,15 @@ class DiskWorkspaces:
         """Store every file as a blob, unless the last snapshot has it, then the manifest that names them."""
         path = self._manifest(workspace.thread)
         last = {entry.path: entry for entry in await _in_thread(_read_manifest, path)}
-        entries = []
+        entries, left = [], MAX_TOTAL_BYTES
         for name, info in await _in_thread(lambda: list(_walk(workspace.path))):
             if info.st_size > MAX_SNAPSHOT_BYTES:
                 log.warning("%s: %s has %d bytes and is not kept in the snapshot", workspace.thread, name, info.st_size)
                 continue
+            left -= info.st_size
+            if left < 0:
+                log.warning("%s: more than %d bytes; the rest is not kept", workspace.thread, MAX_TOTAL_BYTES)
+                break
             mark = (info.st_ino, info.st_size, info.st_mtime_ns)
             entry = last.get(name)
             if entry is None or entry.mark != mark:
@@ -137,16 +145,28 @@ def _add_one(directory: Path, name: str, data: bytes) -> str:
         number += 1
 
 
+def _ensure(root: Path) -> None:
+    """in/, work/ and out/ as directories that we may use, whatever code in the sandbox made of them."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root.chmod(0o700)
+    for part in PARTS:
+        path = root / part
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            path.unlink()
+        path.mkdir(mode=0o700, exist_ok=True)
+        path.chmod(0o700)
+
+
 def _clear_out(root: str, turn: int) -> None:
     """out/ is renamed or removed as a whole, through directory handles that refuse links."""
+    _unlock_out(Path(root) / "out")
     with _opened(root) as top:
         kept = False
         if turn > 1:
             with _opened("work", top) as work, _made(EARLIER, work) as earlier:
                 kept = _rename(top, earlier, str(turn - 1))
         if not kept:  # the first turn, or one that is tried again: what its failed attempt left is worth nothing
-            _unlock(top, "out")
-            shutil.rmtree("out", dir_fd=top)
+            _remove(Path(root) / "out")
         os.mkdir("out", 0o700, dir_fd=top)
 
 
@@ -154,23 +174,35 @@ def _rename(top: int, earlier: int, name: str) -> bool:
     """Move out/ to earlier/NAME unless that exists."""
     if name in os.listdir(earlier):
         return False
-    _unlock(top, "out")
     os.rename("out", name, src_dir_fd=top, dst_dir_fd=earlier)
     return True
 
 
-def _unlock(parent: int, name: str) -> None:
-    """Give us back our rights on a directory and all below it: code in the sandbox is the same user, and may have taken
-    them away. chmod(2) through a handle, since by name it would follow a link."""
-    handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+def _unlock_out(out: Path) -> None:
+    """A tree deeper than a path can be is nobody's answer: it goes."""
     try:
-        Path(f"/proc/self/fd/{handle}").chmod(0o700)
-        with _opened(name, parent) as opened, os.scandir(opened) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    _unlock(opened, entry.name)
-    finally:
-        os.close(handle)
+        _unlock(out)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        _remove(out)
+        out.mkdir(0o700)
+
+
+def _remove(directory: Path) -> None:
+    """By a program: code in the sandbox can nest directories deeper than Python can follow."""
+    subprocess.run(["rm", "-rf", "--", str(directory)], check=True, capture_output=True)
+
+
+def _unlock(root: Path) -> None:
+    """Give us back our rights on a directory and all below it: code in the sandbox is the same user, and may have taken
+    them away. Nothing inside lives any more that could put a link in our way."""
+    waiting = [root]
+    while waiting:
+        directory = waiting.pop()
+        directory.chmod(0o700)
+        with os.scandir(directory) as entries:
+            waiting += [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
 @contextmanager
@@ -196,12 +228,30 @@ def _made(name: str, parent: int) -> Iterator[int]:
 
 
 def _walk(root: str, below: str = ".") -> Iterator[tuple[str, os.stat_result]]:
-    """Regular files with one name, each with its path relative to `root`; links, devices, pipes are passed over."""
-    for directory, _, names, handle in os.fwalk(Path(root) / below, follow_symlinks=False):
-        for name in sorted(names):
-            info = os.stat(name, dir_fd=handle, follow_symlinks=False)
-            if stat.S_ISREG(info.st_mode) and info.st_nlink == 1 and info.st_mode & stat.S_IRUSR:
-                yield os.path.relpath(Path(directory) / name, root), info
+    """Regular files with one name, each with its path relative to `root`. Links, devices and pipes are passed over, and
+    so is what nobody can read: names that are no text, and directories nested out of reason."""
+    waiting = [Path(root) / below]
+    while waiting:
+        directory = waiting.pop()
+        with os.scandir(directory) as entries:
+            for entry in sorted(entries, key=lambda each: each.name):
+                if not _is_text(entry.name):
+                    continue
+                info = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(info.st_mode) and info.st_mode & 0o500 == 0o500:
+                    path = Path(entry.path)
+                    if len(path.relative_to(root).parts) < MAX_DEPTH:
+                        waiting.append(path)
+                elif stat.S_ISREG(info.st_mode) and info.st_nlink == 1 and info.st_mode & stat.S_IRUSR:
+                    yield os.path.relpath(entry.path, root), info
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read(root: Path, name: str, size: int) -> bytes:

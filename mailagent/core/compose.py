@@ -73,7 +73,8 @@ def compose(
 
 def clean(value: str) -> str:
     """A field value without line breaks and controls, cut: no mail text can add a field to ours."""
-    return " ".join(CONTROL.sub(" ", value).split())[:MAX_FIELD].strip()
+    # The standard library decodes an encoded word inside an encoded one once more; what comes out may be no text.
+    return " ".join(CONTROL.sub(" ", value).replace("=?", "= ?").split())[:MAX_FIELD].strip()
 
 
 def subject_for(subject: str) -> str:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mailagent.core.screen import Rule, nothing_to_do, proven, screen
+from mailagent.core.quota import too_large
+from mailagent.core.screen import Rule, nothing_to_do, proven, rule_for, screen
 from mailagent.core.thread import claimed, evidence
 from mailagent.core.token import Key, read, tokens_in
-from mailagent.core.values import Accept, Inbound, ThreadId, Verdict
+from mailagent.core.values import Accept, Ignore, Inbound, ThreadId, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,7 @@ class House:
     own: str
     authserv_id: str
     keys: Sequence[Key]
+    most_mb: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +42,23 @@ class Inspection:
     judgement: Judgement | None
 
 
-def inspected(inbound: Inbound, house: House | None) -> Inspection:
+def inspected(inbound: Inbound, size: int, house: House | None) -> Inspection:
     """What intake makes of this message, but for what only the store knows: threads, and what was asked before."""
     ids = evidence(inbound)
-    return Inspection(inbound, ids, _judged(inbound, ids, house) if house else None)
+    return Inspection(inbound, ids, _judged(inbound, size, ids, house) if house else None)
 
 
-def _judged(inbound: Inbound, ids: Sequence[str], house: House) -> Judgement:
+def _judged(inbound: Inbound, size: int, ids: Sequence[str], house: House) -> Judgement:
     thread = claimed(inbound, house.own, house.keys)
     verdict, unless_known = screen(inbound, house.rules, house.own, house.authserv_id), False
-    if isinstance(verdict, Accept):
+    rule = rule_for(inbound, house.rules)
+    if inbound.bounces:
+        verdict = Ignore("it says that a mail came back; if that was a reply of ours, the reply is marked")
+    elif isinstance(verdict, Accept) and rule:
+        large = too_large(size, rule, house.most_mb)
         refusal = nothing_to_do(inbound, follow_up=thread is not None)
-        unless_known = bool(refusal and ids) and nothing_to_do(inbound, follow_up=True) is None
-        verdict = refusal or verdict
+        unless_known = bool(refusal and ids) and not large and nothing_to_do(inbound, follow_up=True) is None
+        verdict = large or refusal or verdict
     return Judgement(
         verdict=verdict,
         proven=proven(inbound, house.authserv_id),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mailagent.core.policy import WORKSPACE
 from mailagent.core.values import Inbound, Profile
 
-FENCE = re.compile(r"<(?=/?(?:mail|quoted|profile)\b)", re.IGNORECASE)
+FENCE = re.compile(r"[<＜﹤](?=[^\w<>]{0,8}(?:mail|quoted|profile|files)\b)", re.IGNORECASE)
 MAX_TEXT = 32 * 1024
 MAX_QUOTED = 16 * 1024
 
@@ -22,7 +22,7 @@ def prompt(mails: Sequence[Inbound], number: int, new_files: Sequence[str], prof
         if mail.quoted:
             parts.append(fenced("quoted", mail.quoted[:MAX_QUOTED]))
     if new_files:
-        parts.append("New files in in/: " + ", ".join(new_files))
+        parts.append("New files in in/:\n" + fenced("files", "\n".join(new_files)))
     if profile:
         parts.append(fenced("profile", profile.text))
     return "\n\n".join(parts)

@@ -22,6 +22,8 @@ from mailagent.core.values import Image, Outcome, OutFile, Reply
 MAX_HTML = 90_000
 """Bytes; webmail cuts off what is longer than about 100 kB."""
 MAX_ANSWER = 40_000
+MAX_SOURCE = 2 * MAX_ANSWER
+"""Of the answer as the agent wrote it, before its figures are filled in."""
 _MAX_PLAIN = 10_000
 _ANSWER = "answer.md"
 _NAMED = 5
@@ -55,7 +57,7 @@ def render(outcome: Outcome, style: Style, *, notice: str = "", quoted_intro: st
     """
     facts_file = next((file.data for file in outcome.files if file.path == "facts.jsonl"), b"")
     facts = read_facts(facts_file)
-    filled = fill(outcome.answer, facts)
+    filled = fill(outcome.answer[:MAX_SOURCE], facts)
     enclosures = Enclosures((*outcome.files, OutFile(_ANSWER, filled.text.encode(errors="replace"))))
     script = enclosures.attach(SCRIPT) if enclosures.find(SCRIPT) else None
     tokens = read_answer(_cut(filled.text, MAX_ANSWER, f"all of it is in {_ANSWER}"), enclosures)

@@ -128,7 +128,8 @@ class Intake:
     async def _thread(self, inbound: Inbound) -> Thread | None:
         """The thread that the mail may continue: by a token of ours, else by Message-IDs."""
         claim = claimed(inbound, self.own, self.keys)
-        found = await self.jobs.thread(claim) if claim else await self.jobs.thread_of(evidence(inbound))
+        found = await self.jobs.thread(claim) if claim else None
+        found = found or await self.jobs.thread_of(evidence(inbound))
         return found if continues(inbound, found) else None
 
     async def _notice(self, raw: RawMessage, inbound: Inbound, thread: Thread | None) -> Notice | None:

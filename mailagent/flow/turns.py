@@ -138,7 +138,7 @@ class Turns:
         colleagues = (*(mail.sender for mail in mails), *(name for each in (job, *merged) for name in each.colleagues))
         cc = tuple(dict.fromkeys(name for name in colleagues if name != newest.sender))
         outgoing = compose(
-            self._rendered(outcome, newest),
+            await asyncio.to_thread(self._rendered, outcome, newest),
             inbound=newest,
             also=[mail.message_id for mail in mails[:-1]],
             cc=cc,

@@ -20,7 +20,6 @@ from tests.settings import settings_text
 AGENT = "agent@demo.test"
 HOST, USER, PASSWORD = "127.0.0.1", "bench", "secret"
 PROOF = b"Authentication-Results: mx.demo.test; dmarc=pass header.from=example.org\r\n"
-NO_LIMITS = "[limits]\nsender_mails_per_hour = 1000000\nmails_per_hour = 1000000\n"
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,6 @@ async def account() -> AsyncIterator[Account]:
                 imap_port=dovecot.imap_port,
                 user=USER,
                 allow='domains = ["example.org"]',
-                more=NO_LIMITS,
             ).replace("[imap]", 'start = "all"\n[imap]')
             settings = config.load(text, SECRETS, {})
             async with daemon.build(settings) as parts:

@@ -93,6 +93,43 @@ async def test_an_answer_too_large_or_of_too_many_files_is_refused(spaces: DiskW
         await spaces.collect(workspace)
 
 
+async def test_nothing_that_code_left_there_ends_a_thread(spaces: DiskWorkspaces) -> None:
+    workspace = await spaces.open(THREAD)
+    root = Path(workspace.path)
+    for part in ("work", "out"):
+        (root / part / "kept.txt").write_text("kept")
+        Path(os.fsdecode(os.fsencode(root / part) + b"/caf\xe9.csv")).write_text("x")
+        deep = root / part
+        for _ in range(300):
+            deep = deep / "d"
+            deep.mkdir()
+        with (root / part / "sparse").open("wb") as sparse:
+            sparse.truncate(50 * 1024**3)
+    (root / "out" / "sparse").unlink()
+    (root / "out" / "locked").mkdir(mode=0)
+    await spaces.snapshot(workspace)
+    assert [file.path for file in await spaces.collect(workspace)] == ["kept.txt"]
+    (root / "out").chmod(0)
+    root.chmod(0)
+    workspace = await spaces.open(THREAD)
+    await spaces.clear_out(workspace, 2)
+    await spaces.clear_out(workspace, 2)
+    assert list((root / "out").iterdir()) == []
+    assert (root / "work/earlier/1/kept.txt").read_text() == "kept"
+
+
+async def test_links_in_place_of_the_workspace_s_parts_are_taken_away(spaces: DiskWorkspaces, tmp_path: Path) -> None:
+    workspace = await spaces.open(THREAD)
+    root = Path(workspace.path)
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (root / "work").rmdir()
+    (root / "work").symlink_to(victim)
+    await spaces.open(THREAD)
+    assert (root / "work").is_dir()
+    assert not (root / "work").is_symlink()
+
+
 async def test_a_lost_workspace_is_restored_from_its_snapshot(spaces: DiskWorkspaces) -> None:
     workspace = await spaces.open(THREAD)
     await spaces.add(workspace, [("a.csv", b"a;b")])

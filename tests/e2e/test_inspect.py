@@ -97,6 +97,7 @@ async def test_a_token_is_verified_when_the_key_is_at_hand(settings: Path, short
     state.mkdir()
     (key,) = token_keys("", state)
     token = make(key, THREAD, 1, story.CUSTOMER)
+    settings.write_text(settings.read_text().replace("[mail]", "[mail]\nplus_addressing = true", 1))
     address = address_with(token, AGENT)
     assert address
     files = reply(short_path, address.upper()), reply(short_path, address, sender="colleague@example.org")
@@ -144,3 +145,10 @@ async def test_settings_that_are_wrong_are_told(written: Path, short_path: Path)
     code, output, errors = await inspect(written, "--config", short_path / "nowhere.toml", place=short_path)
     assert (code, output) == (2, "")
     assert "name the settings with --config FILE" in errors
+
+
+async def test_a_mail_over_the_limit_is_refused(settings: Path, written: Path, short_path: Path) -> None:
+    settings.write_text(settings.read_text().replace("[mail]", "[mail]\nmax_message_mb = 0.0001", 1))
+    (found,) = await objects(written, "--config", settings, place=short_path)
+    assert found["verdict"]["is"] == "refused"
+    assert "MB" in found["verdict"]["reason"]

@@ -196,7 +196,12 @@ def no_fields_at_all(who: str) -> bytes:
 
 @hostile("ignored", proof="")
 def bytes_of_all_kinds(who: str) -> bytes:
-    return bytes(range(1, 256)) * 4_000
+    return bytes(range(1, 256)) * 200
+
+
+@hostile("held", proof="")
+def a_megabyte_without_an_empty_line(who: str) -> bytes:
+    return bytes(range(14, 256)) * 4_000
 
 
 # Proof that is none

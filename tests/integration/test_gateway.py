@@ -1,6 +1,7 @@
 """The gateway over real sockets: one path is open, the key is added outside, streams stream, use is counted."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -155,6 +156,55 @@ async def test_the_socket_is_the_owner_s_alone_and_gone_afterwards(tmp_path: Pat
     async with _served(Model(), tmp_path / "s"):
         assert (tmp_path / "s").stat().st_mode & 0o777 == 0o600
     assert not (tmp_path / "s").exists()
+
+
+async def test_many_requests_at_once_are_counted_before_any_is_read(tmp_path: Path) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(_: web.Request) -> web.Response:
+        await go_on.wait()
+        return web.json_response({})
+
+    async with _upstream(slow) as url, _served(Model(base_url=url, max_requests=3), tmp_path / "s") as (client, meter):
+        asked = [asyncio.create_task(_post(client)) for _ in range(20)]
+        async with asyncio.timeout(10):
+            while sum(task.done() for task in asked) < 17:
+                await asyncio.sleep(0.01)
+        go_on.set()
+        statuses = sorted([(await task)[0] for task in asked])
+    assert statuses.count(200) == 3
+    assert meter.requests == 3
+
+
+async def test_an_answer_that_is_not_read_to_its_end_counts_as_all_that_it_might_be(tmp_path: Path) -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await response.write(b'event: content_block_delta\ndata: {"type":"content_block_delta"}\n\n')
+                await asyncio.sleep(0)
+        return response
+
+    async with _upstream(endless) as url, _served(Model(base_url=url), tmp_path / "s") as (client, meter):
+        async with client.post("http://model/v1/messages", json={**ASK, "max_tokens": 777}) as response:
+            await response.content.readany()
+            response.close()
+        async with asyncio.timeout(10):
+            while meter.output_tokens != 777:
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("kind", ["url", "file"])
+async def test_content_that_the_model_s_server_would_fetch_is_refused(tmp_path: Path, kind: str) -> None:
+    source = {"type": "image", "source": {"type": kind, "url": "https://elsewhere.test/?data", "file_id": "f"}}
+    messages = [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": [source]}]}]
+    async with (
+        RulesModel(replay=[SAYS]) as upstream,
+        _served(Model(base_url=upstream.url), tmp_path / "s") as (client, _),
+    ):
+        assert (await _post(client, {**ASK, "messages": messages}))[0] == 400
+        assert upstream.requests == []
 
 
 def test_tools_that_the_model_s_server_would_run_are_taken_out() -> None:

@@ -10,8 +10,8 @@ import resource
 import smtplib
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from tests.unit.test_flow import House
 ROOT = Path(__file__).parents[2]
 AGENT, CUSTOMER, MX = "agent@demo.test", "customer@example.org", "mx.demo.test"
 HEADER = b"From: customer@example.org\r\nTo: agent@demo.test\r\nSubject: Data\r\nMessage-ID: <%d@example.org>\r\n"
+VERDICT = b"Authentication-Results: mx.demo.test;\r\n\tdkim="
 FORGED = b"Authentication-Results: mx.demo.test;\r\n\tdmarc=pass header.from=example.org\r\n"
 
 
@@ -44,7 +45,7 @@ def message(number: int = 1, body: bytes = b"hello\r\n") -> bytes:
 def server(spool: Path, listen: str = "127.0.0.1:0", dns: str = "", **mail: object) -> LmtpServer:
     lmtp = Lmtp(listen=listen, trust_dkim=bool(dns))
     settings = Mail.model_validate({"address": AGENT, "authserv_id": MX, "max_message_mb": 0.5} | mail)
-    return LmtpServer(lmtp, settings, Spool(spool), DkimCheck([dns] if dns else []))
+    return LmtpServer(lmtp, settings, Spool(spool), DkimCheck([dns] if dns else [], cpu_seconds=2))
 
 
 @asynccontextmanager
@@ -120,7 +121,8 @@ async def dialogue(lmtp: LmtpServer, *recipients: str) -> AsyncIterator[Dialogue
         yield talk
     finally:
         writer.close()
-        await writer.wait_closed()
+        with suppress(ConnectionResetError):
+            await writer.wait_closed()
 
 
 # Taken
@@ -195,7 +197,7 @@ async def test_who_is_not_known_here_is_refused_and_the_others_are_served(lmtp: 
     def act() -> None:
         with client(lmtp.port) as connection:
             assert connection.sendmail(CUSTOMER, ["who@demo.test", AGENT], message())["who@demo.test"][0] == 550
-            for unknown in ("who@demo.test", "agent@example.org", '"agent"@demo.test', "agent", "x+agent@demo.test"):
+            for unknown in ("who@demo.test", "agent@example.org", "agent", "x+agent@demo.test"):
                 with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
                     connection.sendmail(CUSTOMER, [unknown], message())
                 assert refused.value.recipients[unknown][0] == 550
@@ -259,7 +261,8 @@ async def test_a_mail_that_breaks_off_is_not_kept(lmtp: LmtpServer, tmp_path: Pa
         talk.writer.write(message() + b".\r")
         await talk.writer.drain()
         await lmtp.stop()
-        assert await talk.reader.read() == b""
+        with suppress(ConnectionResetError):
+            assert await talk.reader.read() == b""
     assert os.listdir(tmp_path / "spool" / "new") == []
 
 
@@ -377,7 +380,7 @@ SIGNED = (b"from", b"to", b"subject", b"message-id")
 
 def signed(mail: bytes, private: bytes, selector: bytes = b"s", **how: Any) -> bytes:
     options = {"include_headers": list(SIGNED), "canonicalize": (b"relaxed", b"relaxed")} | how
-    signature: bytes = dkim.sign(mail, selector, b"example.org", private, **options)  # type: ignore[no-untyped-call]
+    signature: bytes = dkim.sign(mail, selector, b"example.org", private, **options)
     return signature + mail
 
 
@@ -423,14 +426,14 @@ async def test_where_the_other_server_writes_the_verdict_it_stays(lmtp: LmtpServ
 
 
 # Each is a mail of the customer's that a stranger got hold of, or that leaves open what it should not.
-DOUBTFUL = {
+DOUBTFUL: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "another body": ("fail", lambda mail: mail.replace(b"hello", b"hullo")),
     "another subject": ("fail", lambda mail: mail.replace(b"Data", b"Date")),
     "a second From": ("fail", lambda mail: b"From: ceo@example.org\r\n" + mail),
     "a second Subject": ("policy", lambda mail: b"Subject: pay\r\n" + mail),
     "a second Content-Type": ("policy", lambda mail: b"Content-Type: text/plain\r\nContent-Type: text/html\r\n" + mail),
     "a body behind a lone CR": ("policy", lambda mail: mail.replace(b"\r\n\r\n", b"\r\nX: a\r\rpay\r\n\r\n", 1)),
-    "a body behind a lone LF": ("policy", lambda mail: mail.replace(b"\r\n\r\n", b"\r\nX: a\n\r\n\r\n", 1)),
+    "a body behind a lone LF": ("fail", lambda mail: mail.replace(b"\r\n\r\n", b"\r\nX: a\n\r\n\r\n", 1)),
     "a line that one parser skips": ("policy", lambda mail: mail.replace(b"\r\n\r\n", b"\r\nFrom me pay\r\n\r\n", 1)),
     "a header without form": ("permerror", lambda mail: mail.replace(b"\r\n\r\n", b"\r\nno field\r\n\r\n", 1)),
     "a folded line first": ("permerror", lambda mail: b" dkim=pass header.d=example.org\r\n" + mail),
@@ -478,18 +481,18 @@ async def test_one_good_signature_among_bad_ones_is_enough(tmp_path: Path, key: 
 async def test_hostile_signatures_take_little_and_the_next_mail_is_proven(
     tmp_path: Path, key: tuple[bytes, str]
 ) -> None:
+    unsigned = b"DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; s=s; h=from; bh=eA==; b=eA==; d="
     hostile = [
         b"DKIM-Signature: " + b"a=b;" * 100_000 + b"\r\n" + message(),
-        b"DKIM-Signature: v=1; d=\xff\xfe; s=\x00; b=" + b" " * 300_000 + b"x\r\n" + message(),
+        b"DKIM-Signature: v=1; d=\xff\xfe; s=\x00; b=eA==\r\n" + message(),
         b"dkim-signature :\r\n" + message(),
-        signed(message(1, b" " * 400_000 + b"x\r\n"), key[0]),
-        b"DKIM-Signature: d=" + b"a" * 400 + b".example.org; s=s; v=1; a=rsa-sha256; h=from; bh=eA==; b=eA==\r\n"
-        + message(),
+        unsigned + b"a" * 400 + b".example.org\r\n" + message(),
+        unsigned + b"example.org\r\n" + message(1, b" " * 400_000 + b"x\r\n"),  # quadratic in dkimpy
     ]  # fmt: skip
     async with proving(tmp_path, key) as lmtp:
         *found, good = await deliver(lmtp, *hostile, signed(message(), key[0]))
     assert (await result(good))[1]
-    assert [(await result(one))[0].partition("=")[0] for one in found] == ["mx.demo.test; dkim"] * len(hostile)
+    assert [one.startswith(VERDICT) and not one.startswith(VERDICT + b"pass") for one in found] == [True] * len(hostile)
 
 
 # The way on
@@ -503,7 +506,8 @@ async def test_what_is_handed_over_becomes_jobs_one_for_each_mail(tmp_path: Path
         watching = asyncio.ensure_future(house.intake().run(ready.set))
         async with asyncio.timeout(DEADLINE):
             await ready.wait()
-            await deliver(lmtp, *(FORGED + message(n) for n in (1, 2, 2)), message(3))
+            table = b"a,b,c\r\n1,2,3\r\n4,5,6\r\n"
+            await deliver(lmtp, *(FORGED + message(n, table) for n in (1, 2, 2)), message(3, table))
             while len(list((tmp_path / "spool" / "processed").iterdir())) < 3:
                 await asyncio.sleep(0)
             while not list((tmp_path / "spool" / "refused").iterdir()):

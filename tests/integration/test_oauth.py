@@ -3,7 +3,9 @@
 import asyncio
 import base64
 import logging
+import re
 import sys
+import textwrap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -223,3 +225,26 @@ def test_the_program_does_not_see_our_own_secrets(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials")
     show = "import os; print(os.environ.get('ANTHROPIC_API_KEY', 'none') + os.environ['CREDENTIALS_DIRECTORY'])"
     assert access_token((sys.executable, "-c", show), DEADLINE) == "none/run/credentials"
+
+
+async def test_the_program_in_the_manual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manual = Path(__file__).parents[2] / "docs" / "operations.md"
+    blocks = re.findall(r"```python\n(.*?)```", manual.read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if "oauth-request" in block]
+    program = tmp_path / "mailagent-token"
+    program.write_text(textwrap.dedent(block))
+    program.chmod(0o755)
+    (tmp_path / "oauth-request").write_text("grant_type=refresh_token&refresh_token=a%2Fb\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        asked.append(await reader.readexactly(int(re.findall(rb"Content-Length: (\d+)", head)[0])))
+        body = b'{"access_token": "token-1", "expires_in": 3599, "token_type": "Bearer"}'
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    async with listening(serve) as port:
+        command = (str(program), f"http://{HOST}:{port}/token")
+        assert await asyncio.to_thread(access_token, command, DEADLINE) == "token-1"
+    assert asked == [b"grant_type=refresh_token&refresh_token=a%2Fb"]

@@ -1,8 +1,8 @@
 """Debian's Postfix hands mail over by LMTP, set up as docs/operations.md says; without root, in a sandbox of its own.
 
-Postfix wants to be root and to become others. Here it is root of a user namespace in which nobody else exists: a syscall
-filter lets each change of user succeed and do nothing, and its programs, which refuse to be root, each go on in a
-namespace where the same user has Postfix's own number."""
+Postfix wants to be root and to become others. Here it is root of a user namespace in which nobody else exists: a
+syscall filter lets each change of user succeed and do nothing, and its programs, which refuse to be root, each go on in
+a namespace where the same user has Postfix's own number."""
 
 import asyncio
 import os

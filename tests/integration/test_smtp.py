@@ -23,7 +23,7 @@ MAIL = Outgoing("<1@mail.test>", AGENT, CUSTOMER, b"From: agent@mail.test\r\n\r\
 
 def submission(port: int, password: str = PASSWORD, **more: object) -> SmtpSubmission:
     smtp = Smtp.model_validate({"host": HOST, "port": port, "security": "none", "timeout_seconds": 5} | more)
-    return SmtpSubmission(smtp, imap_settings(1), password, "")
+    return SmtpSubmission(smtp, imap_settings(1), password, "", smtp.timeout_seconds)
 
 
 async def refusal(submission: SmtpSubmission) -> str:
@@ -159,9 +159,7 @@ async def test_it_may_work_later(at: str, answer: str, error: str) -> None:
         assert error in await refusal(submission(port))
 
 
-@pytest.mark.parametrize(
-    ("at", "answer"), [("mail", "550 no"), ("rcpt", "553 no"), ("data", "554 no"), (".", "552-too\r\n552 large")]
-)
+@pytest.mark.parametrize(("at", "answer"), [("rcpt", "553 no"), ("data", "554 no"), (".", "552-too\r\n552 large")])
 async def test_it_will_never_work(at: str, answer: str) -> None:
     async with scripted(lambda line: answer if line[:4].lower() == at else "") as port:
         with pytest.raises(PermanentError, match=answer[:3]):

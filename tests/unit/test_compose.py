@@ -246,3 +246,8 @@ def test_an_answer_to_a_reply_of_ours_is_told_apart_from_it() -> None:
     quoted = "".join(f"> {line}\n" for line in FULL.text.splitlines())
     answer = f"From: customer@example.org\r\n\r\nAnd by month?\n\nOn Monday mailagent wrote:\n{quoted}".encode()
     assert parse(answer).text == "And by month?"
+
+
+@pytest.mark.parametrize("subject", ["é =?us-ascii?q?=80?=", "Zahlen für =?utf-8?q?=E4?=", "=?x?b?=?="])
+def test_a_subject_with_an_encoded_word_in_it_can_be_answered(subject: str) -> None:
+    composed(Reply("Hello", "", (), ()), replace(PLAIN, subject=subject)).decode("ascii")

@@ -15,7 +15,7 @@ def test_the_first_prompt_carries_mail_files_and_profile() -> None:
     text = prompt([_inbound()], 1, ["orders.csv"], Profile("## Table 1: orders", ("orders",), ()))
     assert text == (
         "Workspace: /srv\nTurn: 1\n\n<mail>\nSubject: Orders\n\nWhich region sold most?\n</mail>\n\n"
-        "New files in in/: orders.csv\n\n<profile>\n## Table 1: orders\n</profile>"
+        "New files in in/:\n<files>\norders.csv\n</files>\n\n<profile>\n## Table 1: orders\n</profile>"
     )
 
 
