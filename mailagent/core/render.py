@@ -58,10 +58,11 @@ def render(outcome: Outcome, style: Style, *, notice: str = "", quoted_intro: st
     facts_file = next((file.data for file in outcome.files if file.path == "facts.jsonl"), b"")
     facts = read_facts(facts_file)
     filled = fill(outcome.answer[:MAX_SOURCE], facts)
-    enclosures = Enclosures((*outcome.files, OutFile(_ANSWER, filled.text.encode(errors="replace"))))
+    whole = filled.text + outcome.answer[MAX_SOURCE:]
+    enclosures = Enclosures((*outcome.files, OutFile(_ANSWER, whole.encode(errors="replace"))))
     script = enclosures.attach(SCRIPT) if enclosures.find(SCRIPT) else None
-    tokens = read_answer(_cut(filled.text, MAX_ANSWER, f"all of it is in {_ANSWER}"), enclosures)
-    if len(filled.text) > MAX_ANSWER:
+    tokens = read_answer(_cut(whole, MAX_ANSWER, f"all of it is in {_ANSWER}"), enclosures)
+    if len(whole) > MAX_ANSWER:
         enclosures.attach(_ANSWER)
     for path in enclosures.names("attachments"):
         enclosures.attach(path)
