@@ -189,4 +189,4 @@ def _prompts_are_fenced(model: RulesModel) -> None:
     for prompt in prompts:
         found = [match.start() for match in FENCE.finditer(prompt)]
         assert len(found) % 2 == 0
-        assert len(found) <= 6
+        assert len(found) <= 8
