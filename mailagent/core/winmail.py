@@ -6,7 +6,16 @@ from typing import Any
 
 MEDIA_TYPES = ("application/ms-tnef", "application/vnd.ms-tnef")
 
-_STUMBLES = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError, OverflowError)
+_STUMBLES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 """What tnefparse was seen to raise on broken files, or may, beside struct.error and ImportError."""
 
 
