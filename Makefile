@@ -63,7 +63,7 @@ check: setup ## lint, types, import rules, fast tests: before every commit
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports --no-logo
 	.venv/bin/mypy & types=$$!
-	.venv/bin/python -m pytest --quiet tests/unit tests/contracts
+	.venv/bin/python -m pytest --quiet --numprocesses 2 tests/unit tests/contracts
 	wait $$types
 
 fault: ## set up and send all hostile mail there is through Dovecot and the daemon
