@@ -53,7 +53,7 @@ DELIVERY_PLACES = 4
 DELIVERY_ATTEMPTS = 130
 """With at most an hour between two, five days: as long as mail servers try (RFC 5321 section 4.5.4.1)."""
 JANITOR_SECONDS = 30.0
-DAY = 86400
+HOUR, DAY = 3600, 86400
 
 
 class SystemClock(Clock):
@@ -105,6 +105,8 @@ async def _inboxes(config: Config) -> AsyncIterator[list[Inbox]]:
             await server.start()
             stack.push_async_callback(server.stop)
             inboxes.append(SpoolInbox(spool, config.mail.max_message_mb))
+            forgetting = asyncio.create_task(_forget(spool, config.storage.retention_days * DAY))
+            stack.callback(forgetting.cancel)
         for inbox in inboxes:
             stack.push_async_callback(inbox.close)
         yield inboxes
@@ -195,6 +197,13 @@ def _submission(config: Config) -> Submission:
     return SmtpSubmission(
         config.smtp, config.imap, secret.smtp_password.get_secret_value(), secret.imap_password.get_secret_value()
     )
+
+
+async def _forget(spool: Spool, after: float) -> None:
+    """Remove handled mail from the spool when it is old enough."""
+    while True:
+        await asyncio.to_thread(spool.forget, time.time() - after)
+        await asyncio.sleep(HOUR)
 
 
 async def _serve(parts: Parts, intakes: Sequence[Intake], submission: Submission, stopping: asyncio.Event) -> None:

@@ -30,7 +30,9 @@ class DiskBlobs:
         if path.exists():
             return blob
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._directory.mkdir(parents=True, exist_ok=True)
+            for directory in (path.parent.parent, path.parent):
+                _make_durably(directory)
             write_durably(path, data)
         except OSError as error:
             raise TemporaryError(f"blobs: {error.strerror}") from error
@@ -63,8 +65,20 @@ def write_durably(path: Path, data: bytes) -> None:
     except OSError:
         Path(name).unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(path.parent)
+
+
+def _make_durably(directory: Path) -> None:
     try:
-        os.fsync(directory)
+        directory.mkdir()
+    except FileExistsError:
+        return
+    _sync(directory.parent)
+
+
+def _sync(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
     finally:
-        os.close(directory)
+        os.close(handle)
