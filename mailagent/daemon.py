@@ -63,10 +63,6 @@ class SystemClock(Clock):
         """Unix seconds."""
         return time.time()
 
-    def monotonic(self) -> float:
-        """Seconds that never jump."""
-        return time.monotonic()
-
 
 @dataclass(frozen=True, slots=True)
 class Parts:

@@ -242,6 +242,3 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Unix seconds."""
-
-    def monotonic(self) -> float:
-        """Seconds that never jump."""

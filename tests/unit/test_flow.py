@@ -47,9 +47,6 @@ class Ticking(Clock):
     def now(self) -> float:
         return float(next(self._seconds))
 
-    def monotonic(self) -> float:
-        return float(next(self._seconds))
-
 
 @dataclass
 class House:
