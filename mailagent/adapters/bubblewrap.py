@@ -64,7 +64,9 @@ class Inside:
         if self._handle >= 0:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)
-            await asyncio.to_thread(select.select, [self._handle], [], [], END_SECONDS)
+            ended = select.poll()
+            ended.register(self._handle, select.POLLIN)
+            await asyncio.to_thread(ended.poll, END_SECONDS * 1000)
             os.close(self._handle)
             self._handle = -1
         if self._status >= 0:

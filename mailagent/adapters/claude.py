@@ -84,6 +84,8 @@ class ClaudeAgent:
                 yield ClaudeSession(policy, client, connecting, meter, inside, known=known)
                 await _close(client, connecting)
             finally:
+                # Not before the launcher has opened its end of the pipe: without a reader it would wait there for ever.
+                await asyncio.wait({connecting}, timeout=START_SECONDS)
                 await inside.end()
                 await _close(client, connecting)
 

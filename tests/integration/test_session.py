@@ -280,6 +280,23 @@ async def test_a_turn_that_is_cancelled_leaves_no_process(short_path: Path) -> N
                 await asyncio.sleep(0.02)
 
 
+@pytest.mark.parametrize("after", [0.0, 0.005, 0.02, 0.1])
+async def test_a_session_that_fails_while_the_cli_starts_ends_soon_and_leaves_nothing(
+    short_path: Path, after: float
+) -> None:
+    async with desk(short_path, []) as at:
+        workspace = await at.workspaces.open(THREAD)
+
+        async def fail() -> None:
+            async with at.agent.session(workspace):
+                await asyncio.sleep(after)
+                raise RuntimeError("meanwhile")
+
+        with pytest.raises(RuntimeError, match="meanwhile"):
+            await asyncio.wait_for(fail(), 20)  # a start that nobody waits for would hold it for a minute
+        assert _processes_of(short_path) == []
+
+
 async def test_too_many_steps_end_in_plain_words(short_path: Path) -> None:
     async with desk(short_path, [bash(f"echo {n}") for n in range(9)], max_steps=3) as at:
         with pytest.raises(PermanentError, match="more steps"):
