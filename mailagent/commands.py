@@ -17,8 +17,8 @@ from mailagent.core.inspection import House, Inspection, inspected
 from mailagent.core.job import Bounced, Composed, Dead, Job, Merged, Sent
 from mailagent.core.screen import Rule
 from mailagent.core.thread import continues, evidence
-from mailagent.core.values import JobId, Mailbox, Outgoing, RawMessage
-from mailagent.flow.intake import new_job
+from mailagent.core.values import JobId, Mailbox, Outgoing
+from mailagent.flow.admission import new_job
 from mailagent.ports import Submission
 
 LOOK_SECONDS = 0.1
@@ -31,8 +31,7 @@ async def answer(config: Config, raw: bytes) -> bytes:
         inbound = await parts.parser.parse(raw)
         found = await parts.jobs.thread_of(evidence(inbound))
         thread = found if continues(inbound, found) else None
-        received = RawMessage(raw, Mailbox("answer", "", 0), 0, parts.clock.now())
-        job = new_job(received, inbound, await parts.blobs.put(raw), thread, "", ())
+        job = new_job(Mailbox("answer", "", 0), 0, inbound, await parts.blobs.put(raw), thread, "", ())
         await parts.jobs.accept(job, None)
         stopping = asyncio.Event()
         working = asyncio.create_task(daemon.work(parts, Kept(reply_id(job.id, domain_of(config))), stopping))

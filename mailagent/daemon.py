@@ -37,8 +37,10 @@ from mailagent.core.policy import Host, Policy
 from mailagent.core.quota import Limits
 from mailagent.core.render import Style
 from mailagent.core.screen import Rule
+from mailagent.flow.admission import Admission
 from mailagent.flow.delivery import Delivery
 from mailagent.flow.intake import Intake
+from mailagent.flow.reading import Reading
 from mailagent.flow.turns import Turns
 from mailagent.flow.upkeep import Upkeep
 from mailagent.flow.worker import Worker
@@ -85,7 +87,7 @@ async def run(config: Config) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with build(config) as parts, _inboxes(config) as inboxes:
         try:
-            await _serve(parts, [_intake(parts, inbox) for inbox in inboxes], _submission(config), stopping)
+            await _serve(parts, [watch(parts, inbox) for inbox in inboxes], _submission(config), stopping)
         finally:
             systemd.notify("STOPPING=1")
 
@@ -100,7 +102,7 @@ async def _inboxes(config: Config) -> AsyncIterator[list[Inbox]]:
             server = LmtpServer(config.lmtp, config.mail, spool, DkimCheck())
             await server.start()
             stack.push_async_callback(server.stop)
-            inboxes.append(SpoolInbox(spool, config.mail.max_message_mb))
+            inboxes.append(SpoolInbox(spool))
             forgetting = asyncio.create_task(_forget(spool, config.storage.retention_days * DAY))
             stack.callback(forgetting.cancel)
         for inbox in inboxes:
@@ -167,24 +169,26 @@ def _settings(config: Config, parts_on_host: Host, runtime: Path) -> Settings:
     return Settings(config.model, config.agent, config.sandbox, parts_on_host, _shared("system-prompt.md"), runtime)
 
 
-def _intake(parts: Parts, inbox: Inbox) -> Intake:
-    mail = parts.config.mail
+def watch(parts: Parts, inbox: Inbox) -> Intake:
+    """What takes over the mail of one inbox."""
+    config, turns, jobs, clock = parts.config, parts.turns, parts.jobs, parts.clock
+    mail, limits = config.mail, Limits(**config.limits.model_dump())
+    reading = Reading(
+        inbox, parts.parser, parts.blobs, clock, turns.rules, mail.address, mail.authserv_id, mail.max_message_mb
+    )
+    admission = Admission(
+        jobs, turns.ledger, turns.rules, mail.address, limits, mail.max_message_mb, turns.keys, mail.cc == "allowed"
+    )
     return Intake(
-        inbox=inbox,
-        parser=parts.parser,
-        blobs=parts.blobs,
-        jobs=parts.jobs,
-        clock=parts.clock,
-        rules=parts.turns.rules,
-        own=mail.address,
-        authserv_id=mail.authserv_id,
-        start=mail.start,
-        poll_seconds=parts.config.imap.idle_seconds,
-        ledger=parts.turns.ledger,
-        limits=Limits(**parts.config.limits.model_dump()),
-        most_mb=mail.max_message_mb,
-        keys=parts.turns.keys,
-        cc=mail.cc == "allowed",
+        inbox,
+        reading,
+        admission,
+        jobs,
+        turns.ledger,
+        clock,
+        mail.start,
+        config.imap.idle_seconds,
+        limits.mails_per_hour,
     )
 
 

@@ -1,6 +1,6 @@
 """What the flow asks of the world, as Protocols; adapters/ keeps these promises, tests/fakes.py does so in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -28,6 +28,24 @@ Folder = Literal["processed", "refused", "held"]
 """Where a handled message is filed, for people to see; nothing depends on it."""
 
 
+HEAD_BYTES = 64 * 1024 + 100
+"""As much as a header may have, and enough more to tell one that has too much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is asked of a message first: its size in bytes, and its first HEAD_BYTES bytes, mostly the whole of it."""
+
+    uid: int
+    size: int
+    data: bytes
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `data` is all there is."""
+        return len(self.data) < HEAD_BYTES
+
+
 class Inbox(Protocol):
     """The mailbox that is watched. Every method raises TemporaryError when the server is away or odd."""
 
@@ -41,11 +59,14 @@ class Inbox(Protocol):
     async def uids_after(self, uid: int) -> list[int]:
         """UIDs of the messages above `uid`, ascending."""
 
-    async def fetch(self, uid: int, *, now: float) -> RawMessage | None:
-        """The message, unread state untouched; None when it is gone. PermanentError when it is over the size limit."""
+    async def heads(self, uids: Sequence[int]) -> list[Head]:
+        """The beginnings of these messages, in this order, unread state untouched; what is gone is left out."""
 
-    async def file(self, uid: int, folder: Folder) -> None:
-        """Mark the message as handled and move it if so configured; display only."""
+    async def fetch(self, uids: Sequence[int], *, now: float) -> list[RawMessage]:
+        """These messages, in this order, unread state untouched; what is gone is left out."""
+
+    async def file(self, uids: Sequence[int], folder: Folder) -> None:
+        """Mark the messages as handled and move them if so configured; display only."""
 
     async def changed(self, timeout: float) -> None:
         """Return when the server hints at news (IDLE, RFC 2177) or after `timeout` seconds; a hint, never a promise."""
@@ -114,6 +135,10 @@ class Jobs(Protocol):
 
         "known": this job was accepted before (the cursor moves all the same); "rewound": the cursor is elsewhere,
         nothing was stored."""
+
+    async def take_over(self, jobs: Sequence[Job], move: CursorMove) -> bool:
+        """Accept these jobs in their order and move the cursor past the messages they are for, in one step. False when
+        the cursor stands elsewhere: nothing was stored."""
 
     async def thread_of(self, message_ids: Sequence[str]) -> Thread | None:
         """The thread in which the first known of these Message-IDs was sent or received."""
@@ -210,11 +235,11 @@ class Ledger(Protocol):
     """What each sender has used and was told. Every method raises TemporaryError when the store is away; `now` is in
     Unix seconds, and a day is one of UTC. Whatever is told twice of one job counts once, at its first time."""
 
-    async def spent(self, sender: str, now: float) -> Spent:
-        """What the sender has used on this day and in this hour."""
+    async def spent(self, senders: Collection[str], now: float) -> dict[str, Spent]:
+        """What each of these senders has used on this day and in this hour."""
 
-    async def took(self, sender: str, job: JobId, now: float) -> None:
-        """A mail of the sender was taken over, to be answered by the agent."""
+    async def took(self, jobs: Sequence[tuple[str, JobId]], now: float) -> None:
+        """Mails of these senders were taken over, to be answered by the agent."""
 
     async def used(self, sender: str, job: JobId, usage: Usage, now: float) -> None:
         """The answer to it used so many tokens and dollars."""

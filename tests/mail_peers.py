@@ -52,7 +52,7 @@ class FakePeer:
     """The fake, and its own levers."""
 
     def __init__(self, *, moves: bool) -> None:
-        self.inbox = FakeInbox(LIMIT_MB, moves=moves)
+        self.inbox = FakeInbox(moves=moves)
         self._all: dict[int, bytes] = {}
 
     async def deliver(self, data: bytes) -> int:

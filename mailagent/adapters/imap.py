@@ -4,9 +4,9 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from imapclient import IMAPClient
 from imapclient.exceptions import IMAPClientError
@@ -14,9 +14,9 @@ from imapclient.imapclient import SEEN, SENT
 
 from mailagent.adapters.oauth import access_token, xoauth2
 from mailagent.config import Imap, Mail, Security
-from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
+from mailagent.core.errors import ConfigError, TemporaryError
 from mailagent.core.values import Mailbox, Outgoing, RawMessage
-from mailagent.ports import Folder
+from mailagent.ports import HEAD_BYTES, Folder, Head
 
 T = TypeVar("T")
 
@@ -74,25 +74,29 @@ class ImapInbox:
         found = await self._work.run(lambda client: _uids_from(client, uid + 1))
         return sorted(n for n in found if n > uid)  # "n:*" names the last message even when it lies below n
 
-    async def fetch(self, uid: int, *, now: float) -> RawMessage | None:
+    async def heads(self, uids: Sequence[int]) -> list[Head]:
         """See ports.Inbox."""
-        data = await self._work.run(lambda client: _fetch(client, uid, self._mail.max_message_mb))
-        return None if data is None else RawMessage(data, self._mailbox, uid, now)
+        return await self._work.run(lambda client: _heads(client, uids))
 
-    async def file(self, uid: int, folder: Folder) -> None:
+    async def fetch(self, uids: Sequence[int], *, now: float) -> list[RawMessage]:
+        """See ports.Inbox."""
+        bodies = await self._work.run(lambda client: _bodies(client, uids))
+        return [RawMessage(data, self._mailbox, uid, now) for uid, data in bodies]
+
+    async def file(self, uids: Sequence[int], folder: Folder) -> None:
         """See ports.Inbox."""
         target = {
             "processed": self._mail.processed_folder,
             "refused": self._mail.refused_folder,
             "held": self._mail.held_folder,
         }[folder]
-        await self._work.run(lambda client: self._file(client, uid, target))
+        await self._work.run(lambda client: self._file(client, list(uids), target))
 
-    def _file(self, client: IMAPClient, uid: int, target: str) -> None:
+    def _file(self, client: IMAPClient, uids: list[int], target: str) -> None:
         if self._keeps_keywords:
-            client.add_flags([uid], [DONE], silent=True)
+            client.add_flags(uids, [DONE], silent=True)
         if target and target != self._mail.folder:
-            _move(client, uid, target)
+            _move(client, uids, target)
 
     async def changed(self, timeout: float) -> None:
         """See ports.Inbox. Whatever goes wrong here may have hidden news and counts as news; listening is tried again
@@ -271,39 +275,41 @@ def _uids_from(client: IMAPClient, uid: int) -> list[int]:
     return list(client.search(["UID", f"{uid}:*"]))
 
 
-def _fetch(client: IMAPClient, uid: int, limit_mb: float) -> bytes | None:
-    known = client.fetch([uid], ["RFC822.SIZE"]).get(uid)
-    if known is None:
-        return None
-    _check_size(known[b"RFC822.SIZE"], limit_mb)
-    whole = client.fetch([uid], ["BODY.PEEK[]"]).get(uid)
-    if whole is None:  # a server may tell the size of what is gone already, and only then that it is gone
-        return None
-    if not isinstance(whole[b"BODY[]"], bytes):
-        raise TemporaryError(f"the server has no body for message {uid} now")
-    _check_size(len(whole[b"BODY[]"]), limit_mb)
-    return whole[b"BODY[]"]
-
-
-def _check_size(size: object, limit_mb: float) -> None:
-    if not isinstance(size, int):
+def _heads(client: IMAPClient, uids: Sequence[int]) -> list[Head]:
+    found = _fetched(client, uids, ["RFC822.SIZE", f"BODY.PEEK[]<0.{HEAD_BYTES}>"], b"BODY[]<0>")
+    if not all(isinstance(answer.get(b"RFC822.SIZE"), int) for answer in found.values()):
         raise TemporaryError("the server gives no size for a message")
-    if size > limit_mb * 1e6:
-        raise PermanentError(
-            f"The mail has {size / 1e6:.1f} MB, which is more than the {limit_mb:g} MB that are taken."
-        )
+    return [Head(uid, answer[b"RFC822.SIZE"], answer[b"BODY[]<0>"]) for uid, answer in found.items()]
 
 
-def _move(client: IMAPClient, uid: int, folder: str) -> None:
+def _bodies(client: IMAPClient, uids: Sequence[int]) -> list[tuple[int, bytes]]:
+    found = _fetched(client, uids, ["BODY.PEEK[]"], b"BODY[]")
+    return [(uid, answer[b"BODY[]"]) for uid, answer in found.items()]
+
+
+def _fetched(client: IMAPClient, uids: Sequence[int], what: list[str], name: bytes) -> dict[int, dict[bytes, Any]]:
+    """The answers that bring `name`, in the order of `uids`. One that brings none is about a message that is gone,
+    which the server may tell only later; if not, TemporaryError."""
+    answers = client.fetch(uids, what)
+    found = {uid: answers[uid] for uid in uids if uid in answers}
+    odd = [uid for uid in found if not isinstance(found[uid].get(name), bytes)]
+    if odd:
+        client.noop()
+        if left := client.search(["UID", ",".join(map(str, odd))]):
+            raise TemporaryError(f"the server gives no text of message {left[0]} now")
+    return {uid: answer for uid, answer in found.items() if uid not in odd}
+
+
+def _move(client: IMAPClient, uids: list[int], folder: str) -> None:
     if not client.folder_exists(folder):
         client.create_folder(folder)
     if client.has_capability("MOVE"):
-        client.move([uid], folder)
+        client.move(uids, folder)
         return
-    client.copy([uid], folder)
-    client.delete_messages([uid], silent=True)
+    client.copy(uids, folder)
+    client.delete_messages(uids, silent=True)
     if client.has_capability("UIDPLUS"):  # a plain EXPUNGE would take what others have deleted as well
-        client.uid_expunge([uid])
+        client.uid_expunge(uids)
 
 
 def _idle(client: IMAPClient, timeout: float) -> None:

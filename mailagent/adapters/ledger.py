@@ -1,6 +1,9 @@
 """What each sender has used and was told, counted in Redis; any number of daemons share one account."""
 
 import hashlib
+from collections.abc import Collection, Sequence
+
+from redis.commands.core import AsyncScript
 
 from mailagent.adapters.redis import PREFIX, Redis, script, store_errors
 from mailagent.core.quota import HOUR, Spent, day_of
@@ -19,24 +22,31 @@ class RedisLedger:
     def __init__(self, client: Redis, *, prefix: str = PREFIX) -> None:
         self._client = client
         self._prefix = prefix
-        self._count = script(client, "count")
+        self._took = script(client, "took")
+        self._used = script(client, "used")
 
-    async def spent(self, sender: str, now: float) -> Spent:
+    async def spent(self, senders: Collection[str], now: float) -> dict[str, Spent]:
+        if not senders:
+            return {}
         with store_errors():
-            async with self._client.pipeline(transaction=True) as both:
-                both.hmget(self._key("day", _hashed(sender), day_of(now)), ["mails", "tokens", "microdollars"])
-                both.zrange(self._key("hours", _hashed(sender)), *_last_hour(now), byscore=True, withscores=True)
-                today, hour = await both.execute()
-        mails, tokens, microdollars = (int(value or 0) for value in today)
-        return Spent(mails, tokens, microdollars / 1e6, tuple(float(at) for _, at in hour))
+            async with self._client.pipeline(transaction=True) as asked:
+                for sender in map(_hashed, senders):
+                    asked.hmget(self._key("day", sender, day_of(now)), ["mails", "tokens", "microdollars"])
+                    asked.zrange(self._key("hours", sender), *_last_hour(now), byscore=True, withscores=True)
+                answers = await asked.execute()
+        return {
+            sender: _spent(today, hour)
+            for sender, today, hour in zip(senders, answers[::2], answers[1::2], strict=True)
+        }
 
-    async def took(self, sender: str, job: JobId, now: float) -> None:
-        await self._add("took", sender, job, now, "mails", 1)
+    async def took(self, jobs: Sequence[tuple[str, JobId]], now: float) -> None:
+        pairs = [text for sender, job in jobs for text in (_hashed(sender), job)]
+        await self._run(self._took, day_of(now), now, *pairs)
 
     async def used(self, sender: str, job: JobId, usage: Usage, now: float) -> None:
         tokens = usage.input_tokens + usage.output_tokens
         # Whole numbers, since sums of decimal fractions drift.
-        await self._add("used", sender, job, now, "tokens", tokens, "microdollars", round(usage.cost_usd * 1e6))
+        await self._run(self._used, day_of(now), now, _hashed(sender), job, tokens, round(usage.cost_usd * 1e6))
 
     async def may_tell(self, sender: str, kind: Kind, job: JobId, now: float) -> bool:
         key = self._key("told", _hashed(sender), kind, day_of(now))
@@ -48,13 +58,17 @@ class RedisLedger:
         with store_errors():
             return int(await self._client.zcount(self._key("hours"), *_last_hour(now)))
 
-    async def _add(self, what: str, sender: str, job: JobId, now: float, *amounts: str | int) -> None:
-        arguments = (what, job, _hashed(sender), day_of(now), now, _KEEP_SECONDS, *amounts)
+    async def _run(self, script: AsyncScript, *arguments: str | float) -> None:
         with store_errors():
-            await self._count(keys=[self._prefix], args=arguments)
+            await script(keys=[self._prefix], args=[_KEEP_SECONDS, *arguments])
 
     def _key(self, *parts: str) -> str:
         return ":".join((self._prefix, "ledger", *parts))
+
+
+def _spent(today: list[str | None], hour: list[tuple[str, float]]) -> Spent:
+    mails, tokens, microdollars = (int(value or 0) for value in today)
+    return Spent(mails, tokens, microdollars / 1e6, tuple(float(at) for _, at in hour))
 
 
 def _hashed(sender: str) -> str:

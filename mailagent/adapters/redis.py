@@ -158,10 +158,23 @@ class RedisJobs:
         return bool(await self._run("advance", *_move(move)))
 
     async def accept(self, job: Job, move: CursorMove | None) -> Literal["new", "known", "rewound"]:
+        news = await self._accept([job], move)
+        if news is None:
+            return "rewound"
+        return "new" if news else "known"
+
+    async def take_over(self, jobs: Sequence[Job], move: CursorMove) -> bool:
+        return await self._accept(jobs, move) is not None
+
+    async def _accept(self, jobs: Sequence[Job], move: CursorMove | None) -> int | None:
+        """How many of the jobs are new; None when the cursor is elsewhere."""
+        values = [value for job in jobs for value in self._new(job)]
+        news: int | None = await self._run("accept", self._retention, *(_move(move) if move else ("", 0, 0)), *values)
+        return news
+
+    def _new(self, job: Job) -> tuple[str, ...]:
         index = self._index(job.message_id) if job.message_id else ""
-        values = (job.id, job.thread, encode(job), job.sender, index, self._retention, json.dumps(job.colleagues))
-        answer: Literal["new", "known", "rewound"] = await self._run("accept", *values, *(_move(move) if move else ()))
-        return answer
+        return job.id, job.thread, encode(job), job.sender, index, json.dumps(job.colleagues)
 
     async def thread_of(self, message_ids: Sequence[str]) -> Thread | None:
         for message_id in message_ids:

@@ -6,15 +6,15 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar, get_args
 
 from mailagent.adapters.blobs import write_durably
-from mailagent.core.errors import PermanentError, TemporaryError
+from mailagent.core.errors import TemporaryError
 from mailagent.core.values import Mailbox, RawMessage
-from mailagent.ports import Folder
+from mailagent.ports import HEAD_BYTES, Folder, Head
 
 T = TypeVar("T")
 
@@ -84,23 +84,26 @@ class Spool:
         """The messages that were not handled yet, ascending."""
         return sorted(int(name) for name in os.listdir(self._new) if name.isdecimal())  # noqa: PTH208 - no stat
 
-    def read(self, number: int, limit: float) -> bytes | None:
-        """The message; None when it is gone. PermanentError when it has more than `limit` bytes."""
+    def head(self, number: int) -> Head | None:
+        """What is asked of the message first; None when it is gone."""
         try:
             with (self._new / str(number)).open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size > limit:
-                    raise PermanentError(
-                        f"The mail has {size / 1e6:.1f} MB, which is more than the {limit / 1e6:g} MB that are taken."
-                    )
-                return file.read()
+                return Head(number, os.fstat(file.fileno()).st_size, file.read(HEAD_BYTES))
         except FileNotFoundError:
             return None
 
-    def file(self, number: int, folder: Folder) -> None:
-        """Put a handled message away; none is no error."""
-        with suppress(FileNotFoundError):
-            (self._new / str(number)).rename(self._directory / folder / str(number))
+    def read(self, number: int) -> bytes | None:
+        """The message; None when it is gone."""
+        try:
+            return (self._new / str(number)).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def file(self, numbers: Sequence[int], folder: Folder) -> None:
+        """Put handled messages away; one that is gone is no error."""
+        for number in numbers:
+            with suppress(FileNotFoundError):
+                (self._new / str(number)).rename(self._directory / folder / str(number))
 
     def forget(self, before: float) -> int:
         """Remove what came before this moment (Unix seconds) and was handled; returns how many."""
@@ -114,9 +117,8 @@ class Spool:
 class SpoolInbox:
     """ports.Inbox: the numbers of the spool are the UIDs."""
 
-    def __init__(self, spool: Spool, max_message_mb: float) -> None:
+    def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._limit = max_message_mb * 1e6
         self._mailbox = Mailbox("lmtp", "spool", spool.uidvalidity)
         self._is_open = False
 
@@ -133,14 +135,19 @@ class SpoolInbox:
         """See ports.Inbox."""
         return [number for number in await self._in_thread(self._spool.numbers) if number > uid]
 
-    async def fetch(self, uid: int, *, now: float) -> RawMessage | None:
+    async def heads(self, uids: Sequence[int]) -> list[Head]:
         """See ports.Inbox."""
-        data = await self._in_thread(lambda: self._spool.read(uid, self._limit))
-        return None if data is None else RawMessage(data, self._mailbox, uid, now)
+        heads = await self._in_thread(lambda: [self._spool.head(uid) for uid in uids])
+        return [head for head in heads if head]
 
-    async def file(self, uid: int, folder: Folder) -> None:
+    async def fetch(self, uids: Sequence[int], *, now: float) -> list[RawMessage]:
+        """See ports.Inbox."""
+        found = await self._in_thread(lambda: [(uid, self._spool.read(uid)) for uid in uids])
+        return [RawMessage(data, self._mailbox, uid, now) for uid, data in found if data is not None]
+
+    async def file(self, uids: Sequence[int], folder: Folder) -> None:
         """See ports.Inbox: moved to the spool's directory of that name."""
-        await self._in_thread(lambda: self._spool.file(uid, folder))
+        await self._in_thread(lambda: self._spool.file(uids, folder))
 
     async def changed(self, timeout: float) -> None:
         """See ports.Inbox: at once when a message was kept."""

@@ -6,16 +6,26 @@ from itertools import islice
 
 from mailagent.core.automatic import automatic
 from mailagent.core.bodies import MAX_TEXT, REPLY_MARKER, Words, above_marker, split_quoted, text_of
-from mailagent.core.bounces import bounces
+from mailagent.core.bounces import bounces, is_report
 from mailagent.core.errors import PermanentError
 from mailagent.core.files import attachments
 from mailagent.core.headers import MESSAGE_ID, MISSING_ID, addresses, field, fields, mailbox, message_ids, words
 from mailagent.core.htmltext import words_of_html
-from mailagent.core.parts import MAX_DEPTH, MAX_HEADER, MAX_PARTS, Reader, children, data_of, is_body, is_message
+from mailagent.core.parts import (
+    MAX_DEPTH,
+    MAX_HEADER,
+    MAX_PARTS,
+    Reader,
+    children,
+    data_of,
+    header_of,
+    is_body,
+    is_message,
+)
 from mailagent.core.pasted import pasted_tables
 from mailagent.core.values import Inbound
 
-__all__ = ["MAX_DEPTH", "MAX_HEADER", "MAX_PARTS", "REPLY_MARKER", "parse"]
+__all__ = ["MAX_DEPTH", "MAX_HEADER", "MAX_PARTS", "REPLY_MARKER", "header_of", "parse"]
 
 _MAX_RESULTS = 20
 _STUMBLES = (ValueError, LookupError, RecursionError, TypeError, AttributeError, AssertionError)
@@ -58,6 +68,7 @@ def _inbound(raw: bytes, reader: Reader, message: Message) -> Inbound:
         authentication=tuple(islice(fields(message, "authentication-results"), _MAX_RESULTS)),
         defects=defects,
         bounces=bounces(message),
+        is_report=is_report(message),
     )
 
 

@@ -18,6 +18,12 @@ _HEADER_ENDS = re.compile(rb"\n\r?\n")
 _FIELD = re.compile(rb"[\x21-\x39\x3b-\x7e]{1,100}:")
 
 
+def header_of(raw: bytes) -> bytes:
+    """The header of a message, the empty line after it included."""
+    end = _HEADER_ENDS.search(b"\n" + raw)
+    return raw[: end.end() - 1] if end else raw
+
+
 class Reader:
     """Reads one mail, and the messages encoded in it, with one limit on the number of parts."""
 

@@ -3,16 +3,16 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal
 
-from mailagent.core.errors import PermanentError, TemporaryError
-from mailagent.core.job import Job, Received, Stamp, job_id, thread_id
-from mailagent.core.quota import Limits, over, too_large, too_long
-from mailagent.core.screen import Notice, Rule, colleagues, nothing_to_do, rule_for, screen
-from mailagent.core.thread import claimed, continues, evidence
-from mailagent.core.token import Key
-from mailagent.core.values import BlobId, Ignore, Inbound, Mailbox, RawMessage, Thread
-from mailagent.ports import Blobs, Clock, CursorMove, Folder, Inbox, Jobs, Ledger, Parser
+from mailagent.core.errors import TemporaryError
+from mailagent.core.job import Job, Received
+from mailagent.core.thread import evidence
+from mailagent.core.values import Mailbox
+from mailagent.flow.admission import Admission
+from mailagent.flow.reading import Aside, Found, Reading, Understood
+from mailagent.ports import Clock, CursorMove, Folder, Inbox, Jobs, Ledger
 
 log = logging.getLogger(__name__)
 
@@ -21,24 +21,17 @@ MAX_DELAY_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """One mailbox, watched. `start` is where the cursor of a mailbox never seen begins: "new", "unseen" or "all";
-    `keys` verify our reply tokens; with `cc` allowed colleagues whom a mail was addressed to are answered too."""
+    """One mailbox, watched. `start` is where the cursor of a mailbox never seen begins: "new", "unseen" or "all"."""
 
     inbox: Inbox
-    parser: Parser
-    blobs: Blobs
+    reading: Reading
+    admission: Admission
     jobs: Jobs
+    ledger: Ledger
     clock: Clock
-    rules: Sequence[Rule]
-    own: str
-    authserv_id: str
     start: str
     poll_seconds: float
-    ledger: Ledger
-    limits: Limits
-    most_mb: float
-    keys: Sequence[Key]
-    cc: bool
+    mails_per_hour: int
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Watch the mailbox for ever; when it or the store is away, connect again after a while. Nothing is lost by
@@ -65,16 +58,6 @@ class Intake:
         while not await self._take_all(mailbox, await self._cursor(mailbox)):
             log.warning("the cursor of %s was moved: taken up from there", mailbox.folder)
 
-    async def _take_all(self, mailbox: Mailbox, cursor: int) -> bool:
-        for uid in await self.inbox.uids_after(cursor):
-            if await self.ledger.overall_last_hour(self.clock.now()) >= self.limits.mails_per_hour:
-                log.warning("over %d mails in an hour: the rest is held in the mailbox", self.limits.mails_per_hour)
-                return True
-            if not await self._take(CursorMove(mailbox, cursor, uid)):
-                return False
-            cursor = uid
-        return True
-
     async def _cursor(self, mailbox: Mailbox) -> int:
         known = await self.jobs.cursor(mailbox)
         if known is not None:
@@ -87,102 +70,102 @@ class Intake:
         await self.jobs.advance(CursorMove(mailbox, 0, first))
         return first
 
-    async def _take(self, move: CursorMove) -> bool:
-        """Handle one message; False when the cursor was found elsewhere."""
-        received = self.clock.now()
+    async def _take_all(self, mailbox: Mailbox, cursor: int) -> bool:
+        """False when the cursor was found elsewhere. While some mails are taken over, the next ones are read."""
+        uids = await self.inbox.uids_after(cursor)
+        ahead = self._read(uids)
         try:
-            raw = await self.inbox.fetch(move.uid, now=received)
-            if raw is None:
-                return await self.jobs.advance(move)
-            inbound = await self.parser.parse(raw.data)
-        except PermanentError as error:
-            return await self._set_aside(move, "held", f"cannot be understood: {error}")
-        if inbound.bounces:
-            return await self._came_back(move, inbound, received)
-        verdict = screen(inbound, self.rules, self.own, self.authserv_id)
-        if isinstance(verdict, Ignore):
-            return await self._set_aside(move, "refused", f"from {inbound.sender}: {verdict.reason}")
-        return await self._accept(move, raw, inbound)
-
-    async def _accept(self, move: CursorMove, raw: RawMessage, inbound: Inbound) -> bool:
-        """Take over a mail whose sender is proven: to be answered, or to be refused once for each reason and day."""
-        parsed = self.clock.now()
-        thread = await self._thread(inbound)
-        notice = await self._notice(raw, inbound, thread)
-        history = (Stamp("received", raw.received_at), Stamp("parsed", parsed))
-        message = await self.blobs.put(raw.data)
-        job = new_job(raw, inbound, message, thread, notice.reason if notice else "", history)
-        if notice and not await self.ledger.may_tell(job.sender, notice.kind, job.id, parsed):
-            return await self._set_aside(move, "refused", f"from {job.sender}: was told today: {notice.kind}")
-        if self.cc and not notice:
-            job = replace(job, colleagues=colleagues(inbound, self.rules, self.own))
-        result = await self.jobs.accept(job, move)
-        if result == "rewound":
-            return False
-        if not notice:
-            await self.ledger.took(job.sender, job.id, parsed)
-        log.info("%s message uid=%d job=%s thread=%s", result, move.uid, job.id, job.thread)
-        await self._file(move.uid, "refused" if notice else "processed")
+            while ahead:
+                found, last = await ahead
+                uids = [uid for uid in uids if uid > last]
+                ahead = self._read(uids)
+                outcome = await self._take(mailbox, cursor, found, last)
+                if outcome != "taken":
+                    return outcome == "held"
+                cursor = last
+        finally:
+            if ahead:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
         return True
 
-    async def _thread(self, inbound: Inbound) -> Thread | None:
-        """The thread that the mail may continue: by a token of ours, else by Message-IDs."""
-        claim = claimed(inbound, self.own, self.keys)
-        found = await self.jobs.thread(claim) if claim else None
-        found = found or await self.jobs.thread_of(evidence(inbound))
-        return found if continues(inbound, found) else None
+    def _read(self, uids: Sequence[int]) -> "asyncio.Task[tuple[list[Found], int]] | None":
+        return asyncio.create_task(self.reading.read(uids)) if uids else None
 
-    async def _notice(self, raw: RawMessage, inbound: Inbound, thread: Thread | None) -> Notice | None:
-        """Why the mail is not answered, in words for its sender."""
-        rule = rule_for(inbound, self.rules)
-        if rule is None:
-            return None
-        now = raw.received_at
-        return (
-            too_large(len(raw.data), rule, self.most_mb)
-            or over(await self.ledger.spent(inbound.sender, now), rule, self.limits, now)
-            or (too_long(thread.turns, self.limits) if thread else None)
-            or nothing_to_do(inbound, follow_up=thread is not None)
-        )
+    async def _take(
+        self, mailbox: Mailbox, cursor: int, found: Sequence[Found], last: int
+    ) -> Literal["taken", "held", "elsewhere"]:
+        """Take over these messages, in groups, and with them all up to the UID `last`."""
+        while cursor < last:
+            room = self.mails_per_hour - await self.ledger.overall_last_hour(self.clock.now())
+            if room <= 0:
+                log.warning("over %d mails in an hour: the rest is held in the mailbox", self.mails_per_hour)
+                return "held"
+            group = found[: min(room, independent(found))]
+            found = found[len(group) :]
+            upto = group[-1].uid if found else last
+            if not await self._take_over(group, CursorMove(mailbox, cursor, upto)):
+                return "elsewhere"
+            cursor = upto
+        return "taken"
 
-    async def _came_back(self, move: CursorMove, inbound: Inbound, now: float) -> bool:
-        """A bounce marks the reply that it is about; no agent sees it, and nobody gets an answer."""
-        for message_id in inbound.bounces:
-            job = await self.jobs.bounced(message_id, f"came back: {inbound.subject}", now)
+    async def _take_over(self, group: Sequence[Found], move: CursorMove) -> bool:
+        """Take over these messages in one step; False when the cursor was found elsewhere."""
+        senders = {mail.inbound.sender for mail in group if isinstance(mail, Understood)}
+        spent = await self.ledger.spent(senders, self.clock.now())
+        judged = [
+            await self.admission.judge(move.mailbox, one, spent[one.inbound.sender])
+            if isinstance(one, Understood)
+            else one
+            for one in group
+        ]
+        jobs = [one for one in judged if isinstance(one, Job)]
+        if not await self.jobs.take_over(jobs, move):
+            return False
+        answered = [(job.sender, job.id) for job in jobs if not _refused(job)]
+        if answered:
+            await self.ledger.took(answered, self.clock.now())
+        for one in judged:
+            await self._tell(one)
+        await self._file(judged)
+        return True
+
+    async def _tell(self, one: Job | Aside) -> None:
+        """Write to the log what became of a message. A bounce marks the reply that it is about; no agent sees it."""
+        if isinstance(one, Job):
+            log.info("took over message uid=%d job=%s thread=%s", one.uid, one.id, one.thread)
+            return
+        log.info("no reply to uid=%d: %s", one.uid, one.reason)
+        for message_id in one.bounces:
+            job = await self.jobs.bounced(message_id, f"came back: {one.reason}", self.clock.now())
             if job:
                 log.warning("job %s: its reply %s came back", job.id, message_id)
-        return await self._set_aside(move, "refused", f"from {inbound.sender}: a bounce")
 
-    async def _set_aside(self, move: CursorMove, folder: Folder, reason: str) -> bool:
-        moved = await self.jobs.advance(move)
-        if moved:
-            log.info("no reply to uid=%d: %s", move.uid, reason)
-            await self._file(move.uid, folder)
-        return moved
-
-    async def _file(self, uid: int, folder: Folder) -> None:
+    async def _file(self, judged: Sequence[Job | Aside]) -> None:
         """Filing is for people to see: where it fails, the mail is taken over all the same."""
-        try:
-            await self.inbox.file(uid, folder)
-        except TemporaryError as error:
-            log.warning("uid=%d is not filed as %s: %s", uid, folder, error)
-            await self.inbox.open()
+        filed: dict[Folder, list[int]] = {}
+        for one in judged:
+            folder = one.folder if isinstance(one, Aside) else "refused" if _refused(one) else "processed"
+            filed.setdefault(folder, []).append(one.uid)
+        for folder, uids in filed.items():
+            try:
+                await self.inbox.file(uids, folder)
+            except TemporaryError as error:
+                log.warning("uids=%s are not filed as %s: %s", uids, folder, error)
+                await self.inbox.open()
 
 
-def new_job(
-    raw: RawMessage, inbound: Inbound, message: BlobId, thread: Thread | None, refusal: str, history: tuple[Stamp, ...]
-) -> Job:
-    """The job for a message in a known thread, or in the thread that it opens."""
-    identity = job_id(inbound.sender, inbound.message_id, message)
-    return Job(
-        id=identity,
-        thread=thread.id if thread else thread_id(identity),
-        message=message,
-        message_id=inbound.message_id,
-        sender=inbound.sender,
-        subject=inbound.subject,
-        mailbox=raw.mailbox,
-        uid=raw.uid,
-        stage=Received(refusal),
-        history=history,
-    )
+def independent(found: Sequence[Found]) -> int:
+    """How many of the first can be judged at once. A mail that answers another, or has the sender of one before it, may
+    belong to a thread, or to a count, that is there only when those before it are taken over."""
+    senders = set[str]()
+    for number, one in enumerate(found):
+        if isinstance(one, Understood):
+            if number and (one.inbound.sender in senders or evidence(one.inbound)):
+                return number
+            senders.add(one.inbound.sender)
+    return len(found)
+
+
+def _refused(job: Job) -> bool:
+    return isinstance(job.stage, Received) and bool(job.stage.refusal)

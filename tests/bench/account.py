@@ -61,7 +61,7 @@ async def account() -> AsyncIterator[Account]:
             async with daemon.build(settings) as parts:
                 inbox = ImapInbox(settings.imap, settings.mail, PASSWORD)
                 try:
-                    yield Account(parts, inbox, daemon._intake(parts, inbox), dovecot.imap_port)
+                    yield Account(parts, inbox, daemon.watch(parts, inbox), dovecot.imap_port)
                 finally:
                     await inbox.close()
     finally:

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from mailagent.core.errors import PermanentError, TemporaryError
-from mailagent.ports import Folder
+from mailagent.core.errors import TemporaryError
+from mailagent.ports import HEAD_BYTES, Folder
 from tests.integration.dovecot import dovecot  # noqa: F401
 from tests.mail_peers import DEADLINE, FOREVER, KINDS, Peer, follow, running
 
@@ -57,38 +57,44 @@ async def test_fetch_gives_the_bytes_and_leaves_them_unread(peer: Peer) -> None:
     mailbox = await peer.inbox.open()
     uid = await peer.deliver(message())
     await peer.inbox.uids_after(0)
-    raw = await peer.inbox.fetch(uid, now=12.5)
-    assert raw is not None
+    [head] = await peer.inbox.heads([uid])
+    assert (head.uid, head.size, head.data, head.is_whole) == (uid, len(message()), message(), True)
+    [raw] = await peer.inbox.fetch([uid], now=12.5)
     assert (raw.data, raw.mailbox, raw.uid, raw.received_at) == (message(), mailbox, uid, 12.5)
     assert await peer.unread() == [uid]
 
 
-async def test_fetch_of_what_is_gone_is_none(peer: Peer) -> None:
+async def test_what_is_gone_is_left_out(peer: Peer) -> None:
     await peer.inbox.open()
     uid = await peer.deliver(message(1))
     stays = await peer.deliver(message(2))
     assert await peer.inbox.uids_after(0) == [uid, stays]
     await peer.remove(uid)
-    assert await peer.inbox.fetch(uid, now=0) is None
+    assert stays in [head.uid for head in await peer.inbox.heads([uid, stays])]
     assert await peer.inbox.uids_after(0) == [stays]
+    assert [head.uid for head in await peer.inbox.heads([uid, stays])] == [stays]
+    assert [raw.uid for raw in await peer.inbox.fetch([uid, stays], now=0)] == [stays]
+    assert await peer.inbox.fetch([uid], now=0) == []
 
 
-async def test_a_mail_over_the_limit_is_refused_for_good_and_the_next_one_is_not(peer: Peer) -> None:
+async def test_a_large_mail_is_told_by_its_beginning(peer: Peer) -> None:
     await peer.inbox.open()
-    large = await peer.deliver(message() + b"x" * 70 + b"\r\n" * 100_000)
-    small = await peer.deliver(message())
+    data = message() + (b"x" * 70 + b"\r\n") * 1000
+    large, small = await peer.deliver(data), await peer.deliver(message())
     await peer.inbox.uids_after(0)
-    with pytest.raises(PermanentError, match=r"The mail .*"):
-        await peer.inbox.fetch(large, now=0)
-    assert await peer.inbox.fetch(small, now=0)
+    first, second = await peer.inbox.heads([large, small])
+    assert (first.size, first.data, first.is_whole) == (len(data), data[:HEAD_BYTES], False)
+    assert second.is_whole
+    assert [raw.data for raw in await peer.inbox.fetch([large, small], now=0)] == [data, message()]
 
 
 async def test_many_fetches_at_once_do_not_mix(peer: Peer) -> None:
     await peer.inbox.open()
     uids = [await peer.deliver(message(n)) for n in range(6)]
     await peer.inbox.uids_after(0)
-    found = await asyncio.gather(*(peer.inbox.fetch(uid, now=0) for uid in uids))
-    assert [raw and raw.data for raw in found] == [message(n) for n in range(6)]
+    found = await asyncio.gather(*(peer.inbox.fetch([uid], now=0) for uid in uids))
+    assert [raw.data for [raw] in found] == [message(n) for n in range(6)]
+    assert [raw.data for raw in await peer.inbox.fetch(uids, now=0)] == [message(n) for n in range(6)]
 
 
 @pytest.mark.parametrize("start", ["new", "unseen", "all"])
@@ -109,7 +115,7 @@ async def test_filed_mail_is_marked_and_stays_without_a_folder(peer: Peer) -> No
     await peer.inbox.open()
     uids = [await peer.deliver(message(n)) for n in range(2)]
     assert await peer.inbox.uids_after(0) == uids
-    await peer.inbox.file(uids[1], "processed")
+    await peer.inbox.file([uids[1]], "processed")
     assert await peer.filed("") == [message(1)]
     assert await peer.inbox.uids_after(0) == uids
     assert await peer.unread() == uids
@@ -120,8 +126,7 @@ async def test_filed_mail_is_moved_to_its_folder(moving: Peer, folder: Folder) -
     await moving.inbox.open()
     uids = [await moving.deliver(message(n)) for n in range(3)]
     assert await moving.inbox.uids_after(0) == uids
-    for uid in uids[:2]:
-        await moving.inbox.file(uid, folder)
+    await moving.inbox.file(uids[:2], folder)
     assert await moving.filed(folder.capitalize()) == [message(0), message(1)]
     assert await moving.inbox.uids_after(0) == uids[2:]
 
@@ -131,7 +136,7 @@ async def test_filing_what_is_gone_is_no_error(moving: Peer) -> None:
     uid = await moving.deliver(message())
     await moving.inbox.uids_after(0)
     await moving.remove(uid)
-    await moving.inbox.file(uid, "processed")
+    await moving.inbox.file([uid], "processed")
     assert await moving.inbox.uids_after(0) == []
 
 
@@ -173,9 +178,9 @@ async def test_work_goes_on_while_another_task_listens(peer: Peer) -> None:
     listening = asyncio.ensure_future(peer.inbox.changed(FOREVER))
     async with asyncio.timeout(DEADLINE):
         for _ in range(10):
-            assert await peer.inbox.fetch(uid, now=0)
+            assert await peer.inbox.fetch([uid], now=0)
         assert not listening.done()
-        await peer.inbox.file(uid, "processed")
+        await peer.inbox.file([uid], "processed")
     listening.cancel()
 
 
@@ -185,7 +190,7 @@ async def test_a_new_uidvalidity_is_seen_and_nothing_is_read_under_the_old_one(p
     await peer.inbox.uids_after(0)
     await peer.renumber()
     with contextlib.suppress(TemporaryError):  # or the server has not noticed yet
-        assert await peer.inbox.fetch(uid, now=0) is None
+        assert await peer.inbox.fetch([uid], now=0) == []
     after = await peer.inbox.open()
     assert (after.account, after.folder) == (before.account, before.folder)
     assert after.uidvalidity > before.uidvalidity

@@ -15,37 +15,37 @@ from mailagent.adapters.spool import BLOCK, Spool, SpoolInbox
 from mailagent.core.errors import TemporaryError
 from tests.contracts.test_inbox import (
     message,
-    test_a_mail_over_the_limit_is_refused_for_good_and_the_next_one_is_not,
+    test_a_large_mail_is_told_by_its_beginning,
     test_changed_can_be_cancelled_and_called_again,
     test_changed_returns_after_the_timeout,
     test_changed_returns_at_news_each_time,
     test_close_may_be_called_at_any_time,
     test_fetch_gives_the_bytes_and_leaves_them_unread,
-    test_fetch_of_what_is_gone_is_none,
     test_filed_mail_is_moved_to_its_folder,
     test_filing_what_is_gone_is_no_error,
     test_many_fetches_at_once_do_not_mix,
     test_nothing_works_before_open,
     test_open_says_which_mailbox_it_is_and_says_the_same_again,
     test_uids_after_are_those_above_ascending,
+    test_what_is_gone_is_left_out,
     test_work_goes_on_while_another_task_listens,
 )
-from tests.mail_peers import DEADLINE, LIMIT_MB, Peer
+from tests.mail_peers import DEADLINE, Peer
 
 __all__ = [
-    "test_a_mail_over_the_limit_is_refused_for_good_and_the_next_one_is_not",
+    "test_a_large_mail_is_told_by_its_beginning",
     "test_changed_can_be_cancelled_and_called_again",
     "test_changed_returns_after_the_timeout",
     "test_changed_returns_at_news_each_time",
     "test_close_may_be_called_at_any_time",
     "test_fetch_gives_the_bytes_and_leaves_them_unread",
-    "test_fetch_of_what_is_gone_is_none",
     "test_filed_mail_is_moved_to_its_folder",
     "test_filing_what_is_gone_is_no_error",
     "test_many_fetches_at_once_do_not_mix",
     "test_nothing_works_before_open",
     "test_open_says_which_mailbox_it_is_and_says_the_same_again",
     "test_uids_after_are_those_above_ascending",
+    "test_what_is_gone_is_left_out",
     "test_work_goes_on_while_another_task_listens",
 ]
 
@@ -56,7 +56,7 @@ class SpoolPeer:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.spool = Spool(directory)
-        self.inbox = SpoolInbox(self.spool, LIMIT_MB)
+        self.inbox = SpoolInbox(self.spool)
 
     async def deliver(self, data: bytes) -> int:
         return await self.spool.add(data[:7], io.BytesIO(data[7:]))
@@ -112,7 +112,7 @@ async def test_no_number_comes_twice_even_when_its_mail_is_gone(tmp_path: Path) 
             given += [await peer.deliver(message(n)) for n in range(3)]
             await peer.remove(given[-1])
             await peer.inbox.open()
-            await peer.inbox.file(given[-2], "refused")
+            await peer.inbox.file([given[-2]], "refused")
     async with a_peer(tmp_path) as peer:
         given += [await peer.deliver(message())]
         peer.spool._next = peer.spool._set_aside  # the last of its block
@@ -174,7 +174,7 @@ async def test_adding_goes_on_when_who_asked_for_it_has_gone(tmp_path: Path) -> 
         assert adding.cancelled()
         async with asyncio.timeout(DEADLINE):
             await peer.inbox.changed(DEADLINE * 10)
-        assert [peer.spool.read(number, 100) for number in peer.spool.numbers()] == [b"all of it"]
+        assert [peer.spool.read(number) for number in peer.spool.numbers()] == [b"all of it"]
 
 
 async def test_what_was_handled_is_forgotten_and_what_waits_is_not(tmp_path: Path) -> None:
@@ -183,8 +183,8 @@ async def test_what_was_handled_is_forgotten_and_what_waits_is_not(tmp_path: Pat
         old, waits, recent = [await peer.deliver(message(n)) for n in range(3)]
         for uid in (old, waits):
             os.utime(tmp_path / "new" / str(uid), (1000, 1000))
-        await peer.inbox.file(old, "refused")
-        await peer.inbox.file(recent, "processed")
+        await peer.inbox.file([old], "refused")
+        await peer.inbox.file([recent], "processed")
         assert peer.spool.forget(1001.0) == 1
         assert peer.spool.numbers() == [waits]
         assert [await peer.filed(folder) for folder in ("Processed", "Refused")] == [[message(2)], []]

@@ -91,6 +91,12 @@ class FakeJobs:
         self._put("turns", job)
         return "new"
 
+    async def take_over(self, jobs: Sequence[Job], move: CursorMove) -> bool:
+        moved = await self.advance(move)
+        for job in jobs if moved else ():
+            await self.accept(job, None)
+        return moved
+
     async def thread_of(self, message_ids: Sequence[str]) -> Thread | None:
         jobs = [self.shelf.ids[message_id] for message_id in message_ids if message_id in self.shelf.ids]
         return self.shelf.threads[self.shelf.jobs[jobs[0]].thread] if jobs else None

@@ -1,5 +1,6 @@
 """The account of the senders in memory: keeps the promises of `ports.Ledger`."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from mailagent.core.quota import HOUR, Spent, day_of
@@ -15,7 +16,10 @@ class FakeLedger:
     usages: dict[JobId, tuple[str, float, Usage]] = field(default_factory=dict)
     told: dict[tuple[str, Kind, str], JobId] = field(default_factory=dict)
 
-    async def spent(self, sender: str, now: float) -> Spent:
+    async def spent(self, senders: Collection[str], now: float) -> dict[str, Spent]:
+        return {sender: self._spent(sender, now) for sender in senders}
+
+    def _spent(self, sender: str, now: float) -> Spent:
         today = day_of(now)
         mails = [at for who, at in self.mails.values() if who == sender]
         used = [usage for who, at, usage in self.usages.values() if who == sender and day_of(at) == today]
@@ -26,8 +30,9 @@ class FakeLedger:
             last_hour=tuple(sorted(at for at in mails if now - HOUR < at <= now)),
         )
 
-    async def took(self, sender: str, job: JobId, now: float) -> None:
-        self.mails.setdefault(job, (sender, now))
+    async def took(self, jobs: Sequence[tuple[str, JobId]], now: float) -> None:
+        for sender, job in jobs:
+            self.mails.setdefault(job, (sender, now))
 
     async def used(self, sender: str, job: JobId, usage: Usage, now: float) -> None:
         self.usages.setdefault(job, (sender, now, usage))

@@ -1,22 +1,23 @@
 """ports.Inbox and ports.Submission in memory; tests/contracts/ holds them to the promises of the adapters."""
 
 import asyncio
+from collections.abc import Sequence
 
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.values import Mailbox, Outgoing, RawMessage
 from mailagent.demo.mailstore import Faults
-from mailagent.ports import Folder
+from mailagent.ports import HEAD_BYTES, Folder, Head
 
 
 class FakeInbox:
     """A mailbox. Tests `deliver` mail, look at `filed`, and make the server go `away` or `renumber`."""
 
-    def __init__(self, max_message_mb: float = 36.0, *, moves: bool = False) -> None:
+    def __init__(self, *, moves: bool = False) -> None:
         self.away = False
         self.filed: dict[int, Folder] = {}
         self.seen: set[int] = set()
+        self.fetches: list[list[int]] = []
         self.mails: dict[int, bytes] = {}
-        self._max_bytes = max_message_mb * 1e6
         self._moves = moves
         self._uidnext = 1
         self._uidvalidity = 1
@@ -38,6 +39,11 @@ class FakeInbox:
         self._opened = False
         self._news.set()
 
+    @property
+    def fetched(self) -> list[int]:
+        """The messages that were read whole though they are large."""
+        return [uid for uids in self.fetches for uid in uids]
+
     async def open(self) -> Mailbox:
         self._opened = not self.away
         return self._mailbox()
@@ -52,17 +58,22 @@ class FakeInbox:
         self._mailbox()
         return sorted(n for n in self.mails if n > uid)
 
-    async def fetch(self, uid: int, *, now: float) -> RawMessage | None:
-        mailbox, data = self._mailbox(), self.mails.get(uid)
-        if data is not None and len(data) > self._max_bytes:
-            raise PermanentError("The mail is too large.")
-        return None if data is None else RawMessage(data, mailbox, uid, now)
-
-    async def file(self, uid: int, folder: Folder) -> None:
+    async def heads(self, uids: Sequence[int]) -> list[Head]:
         self._mailbox()
-        self.filed[uid] = folder
-        if self._moves:
-            self.mails.pop(uid, None)
+        mails = [(uid, self.mails[uid]) for uid in uids if uid in self.mails]
+        return [Head(uid, len(data), data[:HEAD_BYTES]) for uid, data in mails]
+
+    async def fetch(self, uids: Sequence[int], *, now: float) -> list[RawMessage]:
+        mailbox = self._mailbox()
+        self.fetches.append(list(uids))
+        return [RawMessage(self.mails[uid], mailbox, uid, now) for uid in uids if uid in self.mails]
+
+    async def file(self, uids: Sequence[int], folder: Folder) -> None:
+        self._mailbox()
+        for uid in uids:
+            self.filed[uid] = folder
+            if self._moves:
+                self.mails.pop(uid, None)
 
     async def changed(self, timeout: float) -> None:
         try:

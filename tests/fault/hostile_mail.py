@@ -486,7 +486,7 @@ def base64_of_garbage(who: str) -> bytes:
     return with_files(who, words(), broken)
 
 
-@hostile("held")
+@hostile("refused")
 def a_mail_of_forty_megabytes(who: str) -> bytes:
     large = part("text/csv", b"x;y\r\n" * 8_000_000, 'Content-Disposition: attachment; filename="a.csv"')
     return with_files(who, words(), large)

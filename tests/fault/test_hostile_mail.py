@@ -77,7 +77,7 @@ class Scene:
         """Return when every mail was taken out of the inbox and no job waits any more."""
         while await asyncio.to_thread(self.numbers, "INBOX") or await self._waiting():
             assert self.daemon.process.returncode is None, "the daemon ended:\n" + "\n".join(self.daemon.log)
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(1.0)
 
     async def _waiting(self) -> int:
         counts = await commands.status(self.settings)

@@ -84,7 +84,7 @@ async def deliver(lmtp: LmtpServer, *mails: bytes, **how: str) -> list[bytes]:
 
 
 def kept(spool: Spool) -> list[bytes]:
-    return [spool.read(number, 1e9) or b"" for number in spool.numbers()]
+    return [spool.read(number) or b"" for number in spool.numbers()]
 
 
 class Dialogue:
@@ -500,7 +500,7 @@ async def test_hostile_signatures_take_little_and_the_next_mail_is_proven(
 
 async def test_what_is_handed_over_becomes_jobs_one_for_each_mail(tmp_path: Path) -> None:
     async with running(server(tmp_path / "spool", dns="")) as lmtp:
-        inbox = SpoolInbox(lmtp.spool, 36.0)
+        inbox = SpoolInbox(lmtp.spool)
         house = House(tmp_path, inbox=inbox)  # type: ignore[arg-type]
         ready = asyncio.Event()
         watching = asyncio.ensure_future(house.intake().run(ready.set))

@@ -143,7 +143,7 @@ def connected(port: int) -> smtplib.SMTP:
 async def test_postfix_hands_over_as_documented(short_path: Path) -> None:
     mail = Mail.model_validate({"address": AGENT, "authserv_id": "mx.example.org"})
     server = LmtpServer(Lmtp(listen="127.0.0.1:0"), mail, Spool(short_path / "spool"), DkimCheck())
-    inbox = SpoolInbox(server.spool, 36.0)
+    inbox = SpoolInbox(server.spool)
     await server.start()
     await inbox.open()
 
@@ -158,10 +158,9 @@ async def test_postfix_hands_over_as_documented(short_path: Path) -> None:
         async with asyncio.timeout(DEADLINE):
             refused = await asyncio.to_thread(send, port)
             uid = await follow(inbox, 0)
-        raw = await inbox.fetch(uid, now=0.0)
+        [raw] = await inbox.fetch([uid], now=0.0)
     await server.stop()
     assert {who: answer[0] for who, answer in refused.items()} == {"who@example.org": 550}
-    assert raw is not None
     assert raw.data.startswith(
         b"Authentication-Results: mx.example.org;\r\n\tdkim=none\r\nReturn-Path: <customer@examp"
     )

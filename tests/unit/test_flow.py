@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
@@ -22,11 +22,13 @@ from mailagent.core.render import Style
 from mailagent.core.screen import Rule
 from mailagent.core.token import Key
 from mailagent.core.values import Outgoing
+from mailagent.flow.admission import Admission
 from mailagent.flow.delivery import Delivery
 from mailagent.flow.intake import Intake
+from mailagent.flow.reading import FRUITLESS, Reading
 from mailagent.flow.turns import Turns
 from mailagent.flow.worker import Worker
-from mailagent.ports import Clock, Folder
+from mailagent.ports import Clock, Folder, Head
 from tests.fakes.agent import FakeAgent
 from tests.fakes.jobs import FakeJobs, Shelf
 from tests.fakes.ledger import FakeLedger
@@ -64,6 +66,7 @@ class House:
     attempts: int = 2
     template: str = ""
     turn_seconds: float = 30.0
+    most_mb: float = 36.0
 
     def __post_init__(self) -> None:
         self.jobs = FakeJobs(shelf=self.shelf)
@@ -71,23 +74,10 @@ class House:
         self.spaces = DiskWorkspaces(self.place / "threads", self.blobs, max_out_bytes=10**6, max_out_files=20)
 
     def intake(self, start: str = "all") -> Intake:
-        return Intake(
-            inbox=self.inbox,
-            parser=FakeParser(),
-            blobs=self.blobs,
-            jobs=self.jobs,
-            clock=self.clock,
-            rules=self.rules,
-            own=AGENT,
-            authserv_id="mx.demo.test",
-            start=start,
-            poll_seconds=600.0,
-            ledger=self.ledger,
-            limits=self.limits,
-            most_mb=36.0,
-            keys=KEYS,
-            cc=True,
-        )
+        rules, limits, ledger, clock = self.rules, self.limits, self.ledger, self.clock
+        reading = Reading(self.inbox, FakeParser(), self.blobs, clock, rules, AGENT, "mx.demo.test", self.most_mb)
+        admission = Admission(self.jobs, ledger, rules, AGENT, limits, self.most_mb, KEYS, True)
+        return Intake(self.inbox, reading, admission, self.jobs, ledger, clock, start, 600.0, limits.mails_per_hour)
 
     def turns(self) -> Worker:
         template = self.template or (share() / "config" / "reply.html").read_text()
@@ -503,7 +493,7 @@ async def test_a_new_uidvalidity_loses_nothing_and_answers_nothing_twice(house: 
 class Unfiled(FakeInbox):
     """A server that refuses to file."""
 
-    async def file(self, uid: int, folder: Folder) -> None:
+    async def file(self, uids: Sequence[int], folder: Folder) -> None:
         raise TemporaryError("no such folder")
 
 
@@ -594,3 +584,84 @@ async def test_the_store_s_cursor_wins_over_ours(house: House) -> None:
     house.shelf.cursors[mailbox] = 2
     await house.intake().take_new(mailbox)
     assert [job.uid for job in house.shelf.jobs.values()] == [3]
+
+
+def arrive(house: House, *mails: EmailMessage) -> None:
+    """These mails lie in the mailbox and nobody has looked yet."""
+    for each in mails:
+        house.inbox.deliver(each.as_bytes(policy=policy.SMTP))
+
+
+async def test_mails_that_wait_together_are_taken_over_as_if_they_had_come_one_by_one(house: House) -> None:
+    house.rules = [Rule(domains=("example.org",), mails_per_day=2)]
+    first = mail()
+    answer = mail("And then?", reply_to=first["Message-ID"], files=[])
+    strangers = [mail(sender=f"{n}@elsewhere.test") for n in range(3)]
+    others = [mail(sender=f"{n}@example.org") for n in range(60)]
+    arrive(house, first, *strangers, first, answer, *others, mail())
+    await house.intake().take_new(await house.inbox.open())
+    assert house.job(answer).thread == house.job(first).thread
+    assert house.shelf.lanes["turns"][house.job(first).thread] == [house.job(first).id, house.job(answer).id]
+    assert len(house.shelf.jobs) == 63
+    refused = [uid for uid, folder in house.inbox.filed.items() if folder == "refused"]
+    assert refused == [2, 3, 4, 67]
+    assert len(house.inbox.filed) == 67
+
+
+async def test_the_cap_for_all_mail_ends_a_look_in_the_middle(house: House) -> None:
+    house.limits = Limits(10, 30, 7)
+    arrive(house, *(mail(sender=f"{n}@example.org") for n in range(20)))
+    await house.intake().take_new(await house.inbox.open())
+    assert sorted(house.inbox.filed) == list(range(1, 8))
+    assert len(house.shelf.jobs) == 7
+
+
+async def test_of_a_stranger_no_more_is_read_than_the_beginning(house: House) -> None:
+    big = [("a.csv", b"x;y\n" + b"1;2\n" * 50_000)]
+    arrive(house, mail(sender="who@elsewhere.test", files=big), mail(proof="dmarc=fail", files=big), mail(files=big))
+    await house.intake().take_new(await house.inbox.open())
+    assert house.inbox.fetched == [3]
+    assert house.inbox.filed == {1: "refused", 2: "refused", 3: "processed"}
+
+
+async def test_a_proven_sender_of_too_much_is_told_so_and_only_once(house: House) -> None:
+    house.most_mb = 0.1
+    big = [("a.csv", b"x;y\n" + b"1;2\n" * 50_000)]
+    question = mail(files=big)
+    arrive(house, question, mail(files=big), mail(sender="who@elsewhere.test", files=big))
+    await house.intake().take_new(await house.inbox.open())
+    await house.settle()
+    assert house.inbox.fetched == []
+    assert list(house.inbox.filed.values()) == ["refused"] * 3
+    [reply] = house.replies()
+    assert reply["In-Reply-To"] == question["Message-ID"]
+    assert "0.1 MB at most" in house.texts()[0]
+
+
+class Stumbling(FakeInbox):
+    """A server that loses the connection whenever it is asked for one message."""
+
+    async def heads(self, uids: Sequence[int]) -> list[Head]:
+        if 2 in uids:
+            raise TemporaryError("the connection is lost")
+        return await super().heads(uids)
+
+
+async def test_a_message_that_the_server_cannot_hand_over_keeps_no_other_from_being_answered(house: House) -> None:
+    house.inbox = Stumbling()
+    arrive(house, *(mail(sender=f"{n}@example.org") for n in range(3)))
+    intake = house.intake()
+    for _ in range(FRUITLESS + 2):
+        with pytest.raises(TemporaryError):
+            await intake.take_new(await house.inbox.open())
+    assert house.inbox.filed == {1: "processed"}
+    await intake.take_new(await house.inbox.open())
+    assert house.inbox.filed == {1: "processed", 2: "held", 3: "processed"}
+
+
+async def test_no_more_is_read_at_once_than_fits_into_memory(house: House) -> None:
+    big = [("a.csv", b"x;y\n" + b"1;2\n" * 1_500_000)]
+    arrive(house, *(mail(sender=f"{n}@example.org", files=big) for n in range(5)))
+    await house.intake().take_new(await house.inbox.open())
+    assert house.inbox.fetches == [[1], [2], [3], [4], [5]]
+    assert len(house.shelf.jobs) == 5
