@@ -3,8 +3,6 @@
 import hashlib
 from collections.abc import Collection, Sequence
 
-from redis.commands.core import AsyncScript
-
 from mailagent.adapters.redis import PREFIX, Redis, script, store_errors
 from mailagent.core.quota import HOUR, Spent, day_of
 from mailagent.core.screen import Kind
@@ -22,8 +20,7 @@ class RedisLedger:
     def __init__(self, client: Redis, *, prefix: str = PREFIX) -> None:
         self._client = client
         self._prefix = prefix
-        self._took = script(client, "took")
-        self._used = script(client, "used")
+        self._scripts = {name: script(client, name) for name in ("took", "used")}
 
     async def spent(self, senders: Collection[str], now: float) -> dict[str, Spent]:
         if not senders:
@@ -41,12 +38,12 @@ class RedisLedger:
 
     async def took(self, jobs: Sequence[tuple[str, JobId]], now: float) -> None:
         pairs = [text for sender, job in jobs for text in (_hashed(sender), job)]
-        await self._run(self._took, day_of(now), now, *pairs)
+        await self._run("took", day_of(now), now, *pairs)
 
     async def used(self, sender: str, job: JobId, usage: Usage, now: float) -> None:
         tokens = usage.input_tokens + usage.output_tokens
         # Whole numbers, since sums of decimal fractions drift.
-        await self._run(self._used, day_of(now), now, _hashed(sender), job, tokens, round(usage.cost_usd * 1e6))
+        await self._run("used", day_of(now), now, _hashed(sender), job, tokens, round(usage.cost_usd * 1e6))
 
     async def may_tell(self, sender: str, kind: Kind, job: JobId, now: float) -> bool:
         key = self._key("told", _hashed(sender), kind, day_of(now))
@@ -58,9 +55,9 @@ class RedisLedger:
         with store_errors():
             return int(await self._client.zcount(self._key("hours"), *_last_hour(now)))
 
-    async def _run(self, script: AsyncScript, *arguments: str | float) -> None:
+    async def _run(self, name: str, *arguments: str | float) -> None:
         with store_errors():
-            await script(keys=[self._prefix], args=[_KEEP_SECONDS, *arguments])
+            await self._scripts[name](keys=[self._prefix], args=[_KEEP_SECONDS, *arguments])
 
     def _key(self, *parts: str) -> str:
         return ":".join((self._prefix, "ledger", *parts))
