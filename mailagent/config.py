@@ -15,7 +15,8 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Address = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[^@\s<>\"]+@[^@\s<>\"]+$")]
-Domain = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[^@\s]+$")]
+Domain = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[^@\s*?,/]+$")]  # no wildcards: nothing would match
+Token = Annotated[str, StringConstraints(pattern=r"^[!-~]*$")]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+")]
 Skill = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 
@@ -41,7 +42,7 @@ class Mail(Part):
         "new",
         description="What the very first start takes over: only mail that arrives later, the unread, or all.",
     )
-    authserv_id: str = Field(
+    authserv_id: Token = Field(
         "", description="The name under which your receiving server writes Authentication-Results (RFC 8601)."
     )
     plus_addressing: bool = Field(

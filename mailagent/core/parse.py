@@ -1,6 +1,7 @@
 """A message's bytes to an Inbound: who writes, what is new in it, which files came along; or one plain refusal."""
 
 import hashlib
+from collections.abc import Iterator
 from email.message import Message
 from itertools import islice
 
@@ -68,8 +69,14 @@ def _inbound(raw: bytes, reader: Reader, message: Message) -> Inbound:
         authentication=tuple(islice(fields(message, "authentication-results"), _MAX_RESULTS)),
         defects=defects,
         bounces=bounces(message),
+        delivered_to=tuple(dict.fromkeys(to for value in _deliveries(message) for to in addresses(value))),
         is_report=is_report(message),
     )
+
+
+def _deliveries(message: Message) -> Iterator[str]:
+    names = ("delivered-to", "x-original-to", "envelope-to")
+    return islice((value for name in names for value in fields(message, name)), _MAX_RESULTS)
 
 
 def _sender(message: Message) -> tuple[str, str, tuple[str, ...]]:

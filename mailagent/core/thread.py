@@ -17,7 +17,9 @@ def claimed(inbound: Inbound, own: str, keys: Sequence[Key]) -> ThreadId | None:
     Message-IDs, which servers rewrite. None without a token, and for a sender that cannot be told."""
     if inbound.defects:
         return None
-    proven = (read(token, keys, inbound.sender) for token in tokens_in(inbound.recipients, own))
+    proven = (
+        read(token, keys, inbound.sender) for token in tokens_in((*inbound.recipients, *inbound.delivered_to), own)
+    )
     return next((thread for thread in proven if thread), None)
 
 

@@ -65,6 +65,8 @@ class Inbound:
     defects: tuple[str, ...]
     bounces: tuple[str, ...] = ()
     """Message-IDs of ours that this mail reports as undelivered (RFC 3464)."""
+    delivered_to: tuple[str, ...] = ()
+    """The addresses that servers noted when they delivered it."""
     is_report: bool = False
     """Whether it is a report on another mail (RFC 6522); of which one, only its body says."""
 

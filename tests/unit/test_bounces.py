@@ -76,3 +76,15 @@ def test_the_header_or_the_whole_mail_may_come_back(text: str) -> None:
 )
 def test_what_does_not_say_that_a_mail_came_back_names_none(text: str) -> None:
     assert parse(raw(text)).bounces == ()
+
+
+@pytest.mark.parametrize(("path", "genuine"), [("<>", True), ("", True), ("<who@elsewhere.test>", False)])
+def test_a_report_with_a_return_path_was_written_by_no_mail_server(path: str, genuine: bool) -> None:
+    found = parse(raw(f"Return-Path: {path}\n" + report(FAILED, "text/rfc822-headers", RETURNED)))
+    assert (found.is_report, bool(found.bounces)) == (genuine, genuine)
+
+
+def test_a_report_is_told_by_its_header_alone() -> None:
+    head = report(FAILED, "text/rfc822-headers", RETURNED).partition("\n\n")[0]
+    assert parse(raw(head + "\n\n")).is_report
+    assert not parse(raw("From: a@example.org\n\nwords")).is_report

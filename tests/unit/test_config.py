@@ -250,6 +250,20 @@ def test_lmtp_stays_on_this_machine(listen: str, fault: str) -> None:
         assert load(text, PASSWORD, {}).lmtp.listen == listen
 
 
+@pytest.mark.parametrize("domain", ["*.example.org", "example.*", "?.org", "a@example.org", "one.org,two.org"])
+def test_a_domain_that_would_match_nothing_is_a_fault(domain: str) -> None:
+    assert any(
+        "domains" in said and "has not the form" in said
+        for said in faults(f"{SMALL}[[allow]]\ndomains = ['{domain}']\n")
+    )
+
+
+@pytest.mark.parametrize("name", ["mx.exämple.org", "mx example.org"])
+def test_an_authserv_id_that_no_field_can_hold_is_a_fault(name: str) -> None:
+    text = SMALL.replace("[mail]", f"[mail]\nauthserv_id = '{name}'", 1)
+    assert any(said.startswith("mail.authserv_id has not the form") for said in faults(text))
+
+
 KEYS = st.sampled_from(["host", "security", "address", "user", "proof", "port", "x"])
 PLAIN = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.text("abc@.\n\"'é😀 ", max_size=20)
 VALUES = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner), max_leaves=8)

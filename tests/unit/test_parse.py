@@ -199,6 +199,13 @@ def test_recipients_are_the_plain_addresses_in_whatever_else_stands_there() -> N
     assert parse(mail(field)).recipients == ("agent@example.test", "one@example.test", "two@example.test")
 
 
+def test_where_servers_delivered_it_is_told_apart_from_whom_it_was_written_to() -> None:
+    noted = b"Delivered-To: agent+tag@example.test\nDelivered-To: team@example.test\nX-Original-To: <a@example.test>"
+    found = parse(mail(noted))
+    assert found.delivered_to == ("agent+tag@example.test", "team@example.test", "a@example.test")
+    assert found.recipients == ("agent@example.test",)
+
+
 def test_ids_that_are_none_are_left_out() -> None:
     found = parse(mail(b"References: junk <a@x><b@x>\r\n <c d@x> <> <a@x>", b"In-Reply-To: Your message of Monday"))
     assert (found.references, found.in_reply_to) == (("<a@x>", "<b@x>"), ())

@@ -86,6 +86,10 @@ def test_a_sender_that_cannot_be_told_claims_nothing() -> None:
     assert claimed(mail, OWN, ()) is None
 
 
+def test_a_token_counts_too_where_a_server_noted_the_address() -> None:
+    assert claimed(replace(PLAIN, recipients=(OWN,), delivered_to=(OWN, tagged(THREAD))), OWN, KEYS) == THREAD
+
+
 @pytest.mark.parametrize(
     ("sender", "defects", "thread", "expected"),
     [
