@@ -13,6 +13,7 @@ Security = Literal["tls", "starttls", "none"]
 Auth = Literal["password", "xoauth2"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
+Price = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Address = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[^@\s<>\"]+@[^@\s<>\"]+$")]
 Domain = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[^@\s*?,/]+$")]  # no wildcards: nothing would match
@@ -122,6 +123,7 @@ class Allow(Part):
     )
     skills: tuple[Skill, ...] = Field((), description="The skills that work for these senders; [] for all there are.")
     mails_per_day: Count = Field(40, description="Mails that are answered, for each sender and day (UTC).")
+    requests_per_day: Count = Field(1_000, description="Requests to the model, for each sender and day.")
     tokens_per_day: Count = Field(2_000_000, description="Tokens that answers may use, for each sender and day.")
     dollars_per_day: Positive = Field(20.0, description="US dollars that answers may cost, for each sender and day.")
     max_message_mb: Annotated[float, Field(ge=0)] = Field(
@@ -130,13 +132,22 @@ class Allow(Part):
 
 
 class Limits(Part):
-    """[limits] – what ends a loop that no sign gave away."""
+    """[limits] – what ends a loop that no sign gave away, and what anybody may use of the model."""
 
     sender_mails_per_hour: Count = Field(10, description="Mails of one sender that are answered within an hour.")
     thread_turns: Count = Field(30, description="Answers in one thread.")
     mails_per_hour: Count = Field(
         300, description="Mails of all senders taken over within an hour; more wait in the mailbox until it has passed."
     )
+    turn_requests: Count = Field(100, description="Requests to the model for one mail, all attempts together.")
+    turn_tokens: Count = Field(2_000_000, description="Tokens for one mail, read and written.")
+    turn_dollars: Positive = Field(5.0, description="US dollars for one mail.")
+    thread_requests: Count = Field(1_000, description="Requests to the model in one thread.")
+    thread_tokens: Count = Field(20_000_000, description="Tokens in one thread.")
+    thread_dollars: Positive = Field(50.0, description="US dollars in one thread.")
+    requests_per_day: Count = Field(10_000, description="Requests to the model for all senders together, a day (UTC).")
+    tokens_per_day: Count = Field(100_000_000, description="Tokens for all senders together, a day.")
+    dollars_per_day: Positive = Field(200.0, description="US dollars for all senders together, a day.")
 
 
 class Model(Part):
@@ -147,9 +158,14 @@ class Model(Part):
     notice: str = Field(
         "", description='A line at the foot of every reply, say what kind of model answers; "" for none.'
     )
-    max_requests: Count = Field(60, description="Requests that one turn may make.")
-    max_output_tokens: Count = Field(200_000, description="Output tokens that one turn may use.")
+    ca_file: str = Field("", description='A file of certificate authorities to trust; "" for the system\'s.')
+    max_tokens: Count = Field(32_000, description="Tokens that one model request may write.")
     timeout_seconds: Positive = Field(600.0, description="How long one model request may take.")
+    # The list price of the model above in November 2026.
+    price_input: Price = Field(3.0, description="US dollars for a million tokens read; set these with the model.")
+    price_output: Price = Field(15.0, description="For a million tokens written.")
+    price_cache_write: Price = Field(3.75, description="For a million tokens put into the cache (for 5 minutes).")
+    price_cache_read: Price = Field(0.3, description="For a million tokens read from the cache.")
 
 
 class Agent(Part):

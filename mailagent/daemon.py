@@ -76,6 +76,7 @@ class Parts:
     parser: ChildParser
     clock: Clock
     turns: Turns
+    ledger: RedisLedger
     store: PrivateRedis
     """Not started where a server is configured."""
 
@@ -123,7 +124,9 @@ async def build(config: Config) -> AsyncIterator[Parts]:
         await check_sandbox(parts_on_host, runtime)
         client, store = await stack.enter_async_context(_redis(config))
         transcripts = RedisTranscripts(client, retention_seconds=config.storage.retention_days * DAY)
-        gateway = Gateway(config.model, config.secrets.anthropic_api_key.get_secret_value())
+        ledger = RedisLedger(client, thread_seconds=config.storage.retention_days * DAY)
+        key = config.secrets.anthropic_api_key.get_secret_value()
+        gateway = Gateway(config.model, key, limits(config), ledger)
         await gateway.start()
         stack.push_async_callback(gateway.stop)
         parser = ChildParser()
@@ -132,7 +135,7 @@ async def build(config: Config) -> AsyncIterator[Parts]:
         agent = ClaudeAgent(_settings(config, parts_on_host, runtime), gateway, transcripts)
         queue = jobs(config, client)
         await queue.belong_to(_identity(state / "id"))
-        yield _parts(config, queue, parser, agent, RedisLedger(client), store)
+        yield _parts(config, queue, parser, agent, ledger, store)
 
 
 def _parts(
@@ -158,11 +161,10 @@ def _parts(
         sender_name=config.mail.name,
         notice=config.model.notice,
         turn_seconds=config.agent.turn_seconds,
-        ledger=ledger,
         rules=[Rule(**rule.model_dump()) for rule in config.allow],
         keys=token_keys(secret, state) if config.mail.plus_addressing else (),
     )
-    return Parts(config, jobs, blobs, parser, clock, turns, store)
+    return Parts(config, jobs, blobs, parser, clock, turns, ledger, store)
 
 
 def _settings(config: Config, parts_on_host: Host, runtime: Path) -> Settings:
@@ -172,24 +174,29 @@ def _settings(config: Config, parts_on_host: Host, runtime: Path) -> Settings:
 def watch(parts: Parts, inbox: Inbox) -> Intake:
     """What takes over the mail of one inbox."""
     config, turns, jobs, clock = parts.config, parts.turns, parts.jobs, parts.clock
-    mail, limits = config.mail, Limits(**config.limits.model_dump())
+    mail, most = config.mail, limits(config)
     reading = Reading(
         inbox, parts.parser, parts.blobs, clock, turns.rules, mail.address, mail.authserv_id, mail.max_message_mb
     )
     admission = Admission(
-        jobs, turns.ledger, turns.rules, mail.address, limits, mail.max_message_mb, turns.keys, mail.cc == "allowed"
+        jobs, parts.ledger, turns.rules, mail.address, most, mail.max_message_mb, turns.keys, mail.cc == "allowed"
     )
     return Intake(
         inbox,
         reading,
         admission,
         jobs,
-        turns.ledger,
+        parts.ledger,
         clock,
         mail.start,
         config.imap.idle_seconds,
-        limits.mails_per_hour,
+        most.mails_per_hour,
     )
+
+
+def limits(config: Config) -> Limits:
+    """What holds for everybody."""
+    return Limits(**config.limits.model_dump())
 
 
 def _submission(config: Config) -> Submission:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from mailagent.core.job import Job
-from mailagent.core.quota import Spent
+from mailagent.core.quota import Account, Payer, Spend, Spent
 from mailagent.core.screen import Kind
 from mailagent.core.values import (
     BlobId,
@@ -21,7 +21,6 @@ from mailagent.core.values import (
     Thread,
     ThreadId,
     Turn,
-    Usage,
 )
 
 Folder = Literal["processed", "refused", "held"]
@@ -226,9 +225,11 @@ class Session(Protocol):
 class Agent(Protocol):
     """Opens sessions: a new one for a new thread, the same conversation for a known one."""
 
-    def session(self, workspace: Workspace, skills: Sequence[str]) -> AbstractAsyncContextManager[Session]:
-        """A sandbox on this workspace, with these skills or all (an empty sequence); gone, with everything in it, when
-        the context ends."""
+    def session(
+        self, workspace: Workspace, payer: Payer, skills: Sequence[str]
+    ) -> AbstractAsyncContextManager[Session]:
+        """A sandbox on this workspace, with these skills or all (an empty sequence), whose model requests the payer is
+        charged for; gone, with everything in it, when the context ends."""
 
 
 class Ledger(Protocol):
@@ -241,8 +242,14 @@ class Ledger(Protocol):
     async def took(self, jobs: Sequence[tuple[str, JobId]], now: float) -> None:
         """Mails of these senders were taken over, to be answered by the agent."""
 
-    async def used(self, sender: str, job: JobId, usage: Usage, now: float) -> None:
-        """The answer to it used so many tokens and dollars."""
+    async def charge(
+        self, request: str, accounts: Sequence[Account], most: Spend, now: float
+    ) -> tuple[Account, Spend] | None:
+        """A request to the model may use the most: charged to all of these accounts before it is made, so that it is
+        not lost if we are. Charged to none when one of them has no room left: that one, and what it has used."""
+
+    async def settle(self, request: str, used: Spend) -> None:
+        """The charged request used so much, and not the most; told again, nothing changes."""
 
     async def may_tell(self, sender: str, kind: Kind, job: JobId, now: float) -> bool:
         """Whether this job may tell the sender of a refusal of this kind: the first one that asks on a day may, however

@@ -29,6 +29,7 @@ from mailagent.adapters.transcripts import RedisTranscripts
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.job import session_id
 from mailagent.core.policy import PLUGIN, PROFILE_SCRIPT, SKILLS, WORKSPACE, Host, Policy
+from mailagent.core.quota import Payer
 from mailagent.core.values import Outcome, Profile, SessionId, Turn, Usage
 from mailagent.ports import Workspace
 
@@ -41,7 +42,6 @@ TOOLS = ("Bash", "Read", "Write", "Edit", "Glob", "Grep", "Skill")
 SETTINGS = {"includeCoAuthoredBy": False, "includeGitInstructions": False}
 PROFILE_SECONDS = 120.0
 START_SECONDS = 30.0
-MAX_DOLLARS = 1000.0
 PROFILE_BYTES = 2048
 """What one table's profile may take in the prompt."""
 
@@ -67,21 +67,25 @@ class ClaudeAgent:
         self._transcripts = transcripts
 
     @asynccontextmanager
-    async def session(self, workspace: Workspace, skills: Sequence[str] = ()) -> AsyncIterator["ClaudeSession"]:
+    async def session(
+        self, workspace: Workspace, payer: Payer, skills: Sequence[str] = ()
+    ) -> AsyncIterator["ClaudeSession"]:
         """A sandbox on this workspace; the CLI starts at once, so that its start is hidden behind the profile."""
         session = session_id(workspace.thread)
         store = self._transcripts.only(WORKSPACE, session)
         known = await self._transcripts.exists(WORKSPACE, session)
         place = Path(tempfile.mkdtemp(prefix="session-"))
         socket = self._settings.runtime_dir / f"{secrets.token_hex(6)}.sock"
-        async with _removed(place), self._gateway.listen(socket) as meter:
+        async with _removed(place), self._gateway.listen(socket, payer) as meter:
             policy = self._policy(Path(workspace.path), socket)
             inside = bubblewrap.write_launcher(place / "launch", policy)
             options = self._options(session, store, place, known=known, skills=skills or SKILLS)
             client = ClaudeSDKClient(options)
             connecting = asyncio.create_task(client.connect())
             try:
-                yield ClaudeSession(policy, client, connecting, meter, inside, known=known)
+                yield ClaudeSession(
+                    policy, client, connecting, meter, inside, model=self._settings.model.name, known=known
+                )
                 await _close(client, connecting)
             finally:
                 # Not before the launcher has opened its end of the pipe: without a reader it would wait there for ever.
@@ -142,9 +146,11 @@ class ClaudeSession:
         meter: Meter,
         inside: bubblewrap.Inside,
         *,
+        model: str,
         known: bool,
     ) -> None:
         self.known = known
+        self._model = model
         self._policy = policy
         self._client = client
         self._connecting = connecting
@@ -182,25 +188,24 @@ class ClaudeSession:
                     _raise_unless_done(event, self._meter)
                     if not checkpointed:
                         raise TemporaryError("the transcript could not be stored")
-                    return Outcome(event.result or said, (), self._usage(event), self._meter.first_request_at)
+                    await self._meter.settled()
+                    return Outcome(event.result or said, (), self._usage(), self._meter.first_request_at)
                 case _:
                     pass
         raise TemporaryError("the agent's process ended without a result")
 
-    def _usage(self, result: ResultMessage) -> Usage:
-        return Usage(
-            model=next(iter(result.model_usage or {}), ""),
-            requests=self._meter.requests,
-            input_tokens=self._meter.input_tokens,
-            output_tokens=self._meter.output_tokens,
-            cost_usd=_dollars(result.total_cost_usd),
-        )
+    def _usage(self) -> Usage:
+        """By the gateway's account: what the CLI says, code in the sandbox can say in its place."""
+        meter = self._meter
+        return Usage(self._model, meter.requests, meter.input_tokens, meter.output_tokens, meter.dollars)
 
 
 def _raise_unless_done(result: ResultMessage, meter: Meter) -> None:
-    if result.subtype == "error_max_turns" or meter.refused:
+    if result.subtype == "error_max_turns":
         raise PermanentError("Your question took more steps than one answer may have. Please ask for less at once.")
     if result.is_error or result.subtype != "success":
+        if meter.refused:
+            raise PermanentError(meter.refused)
         status = f" (HTTP {result.api_error_status})" if result.api_error_status else ""
         reason = "; ".join(result.errors or []) or result.result or result.subtype
         raise TemporaryError(f"the model could not answer{status}: {reason[:500]}")
@@ -229,11 +234,6 @@ def _read_capped(path: Path, limit: int) -> str:
         raise PermanentError("Your files could not be read. Please send them as CSV, XLSX or Parquet.") from error
     with os.fdopen(descriptor, "rb") as file:
         return file.read(limit).decode("utf-8", "replace")
-
-
-def _dollars(told: float | None) -> float:
-    """What the CLI says the turn cost: code in the sandbox can say it in its place, so it is no more than a hint."""
-    return told if told is not None and 0 <= told <= MAX_DOLLARS else 0.0
 
 
 @asynccontextmanager

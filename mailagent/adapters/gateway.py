@@ -1,205 +1,200 @@
 """The only way from a sandbox to the model: one unix socket per session that lets through POST /v1/messages alone."""
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from uuid import uuid4
 
-import aiohttp
 from aiohttp import web
 
+from mailagent.adapters.upstream import Entry, Upstream, refusal
 from mailagent.config import Model
+from mailagent.core.admission import NotAdmittedError, admit
+from mailagent.core.errors import TemporaryError
+from mailagent.core.metering import Prices, Tokens
+from mailagent.core.quota import Limits, Payer, Spend, accounts, used_up
+from mailagent.ports import Ledger
 
 log = logging.getLogger(__name__)
 
-PASSED_ON = ("accept", "anthropic-beta", "anthropic-version", "content-type")
-"""Headers of the sandbox that reach the model; all others are dropped."""
-
-PASSED_BACK = ("content-type", "request-id", "retry-after", "x-should-retry")
-MAX_BODY = 32 * 1024 * 1024
+MAX_BODY = 32 << 20
+"""The most that the Messages API takes."""
+MAX_HELD = 96 << 20
+"""Bytes of bodies that are held at once, of all sessions together."""
 MAX_AT_ONCE = 4
 """Requests of one session under way together: the CLI makes one or two, code that floods us makes more."""
-INLINE = ("base64", "text", "content")
-"""Sources of content that stand in the request; others (a URL, a file) the model's server would fetch itself."""
+MAX_CONNECTIONS = 16
+BODY_SECONDS = 30.0
+"""How long a request may take to arrive: it comes from this machine."""
+IDLE_SECONDS = 75.0
+SETTLE_SECONDS = 2.0
+BYTES_PER_TOKEN = 4
+"""About what a token takes in a request; only until its answer says how many there were."""
 
 
 @dataclass(slots=True)
 class Meter:
-    """What one session has used so far: a count of requests and of tokens, and when it first asked (Unix seconds)."""
+    """What one session has used so far, and when it first asked (Unix seconds)."""
 
     requests: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    dollars: float = 0.0
     first_request_at: float = 0.0
-    at_once: int = 0
-    refused: bool = False
-    """A request was refused because the turn had used what it may."""
+    refused: str = ""
+    """Why the turn may use no more, in words for the sender; "" while it may."""
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
 
+    async def settled(self) -> None:
+        """Wait until what is under way is counted too, but not for long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self.idle.wait()
 
-@dataclass(slots=True)
-class Tally:
-    """Reads token counts out of an answer as it streams by (server-sent events of the Messages API) or stands whole."""
-
-    meter: Meter
-    rest: bytes = b""
-    told: bool = False
-    """The final count was seen."""
-    seen: dict[str, int] = field(default_factory=dict)
-
-    def feed(self, chunk: bytes) -> None:
-        """Take the next bytes."""
-        *lines, self.rest = (self.rest + chunk).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:") and b'"usage"' in line:
-                self._read(line[5:])
-
-    def close(self, most: int) -> None:
-        """The answer is over: add what it used to the meter; one that broke off before it said so used all it might."""
-        if self.rest.startswith(b"{"):
-            self._read(self.rest)
-        cached = self.seen.get("cache_read_input_tokens", 0) + self.seen.get("cache_creation_input_tokens", 0)
-        self.meter.input_tokens += self.seen.get("input_tokens", 0) + cached
-        self.meter.output_tokens += self.seen.get("output_tokens", 0) if self.told else most
-
-    def _read(self, text: bytes) -> None:
-        try:
-            event = json.loads(text)
-        except ValueError:
-            return
-        holder = event.get("message", event) if isinstance(event, dict) else {}
-        usage = holder.get("usage") if isinstance(holder, dict) else None
-        if isinstance(usage, dict):
-            self.told = self.told or event.get("type") != "message_start"
-            self.seen.update({name: value for name, value in usage.items() if isinstance(value, int)})
+    def add(self, tokens: Tokens, dollars: float) -> None:
+        """Another answer is over."""
+        self.input_tokens += tokens.read
+        self.output_tokens += tokens.output
+        self.dollars += dollars
 
 
 class Gateway:
-    """Opens sockets; holds the key and the connections to the model's server, which no sandbox sees."""
+    """Opens sockets; every request on them is bounded, admitted, charged, and passed on."""
 
-    def __init__(self, model: Model, key: str) -> None:
-        self._model = model
-        self._key = key
-        self._upstream: aiohttp.ClientSession | None = None
+    def __init__(self, model: Model, key: str, limits: Limits, ledger: Ledger) -> None:
+        self.model = model
+        self.limits = limits
+        self.ledger = ledger
+        self.upstream = Upstream(model, key)
+        self.prices = Prices(model.price_input, model.price_output, model.price_cache_write, model.price_cache_read)
+        self.held = 0
 
     async def start(self) -> None:
-        """Open the pool of connections (proxies of the environment are honoured)."""
-        timeout = aiohttp.ClientTimeout(total=self._model.timeout_seconds, connect=20)
-        self._upstream = aiohttp.ClientSession(timeout=timeout, trust_env=True, auto_decompress=False)
+        """Open the pool of connections to the model's server. ConfigError when that cannot be."""
+        await self.upstream.start()
 
     async def stop(self) -> None:
         """Close the pool."""
-        if self._upstream:
-            await self._upstream.close()
+        await self.upstream.stop()
 
     @asynccontextmanager
-    async def listen(self, socket: Path) -> AsyncIterator[Meter]:
+    async def listen(self, socket: Path, payer: Payer) -> AsyncIterator[Meter]:
         """Serve one session on this unix socket, mode 0600, until the context ends; yields its meter."""
-        meter = Meter()
-        app = web.Application(client_max_size=MAX_BODY)
+        line = _Line(self, payer)
+        server = web.Server(line.answer, access_log=None, keepalive_timeout=IDLE_SECONDS, auto_decompress=False)
 
-        async def messages(request: web.Request) -> web.StreamResponse:
-            return await self._messages(request, meter)
+        def accept() -> asyncio.Protocol:
+            return server() if len(server.connections) < MAX_CONNECTIONS else _HangUp()
 
-        app.router.add_post("/v1/messages", messages)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1)
-        await runner.setup()
         socket.unlink(missing_ok=True)
+        listening = await asyncio.get_running_loop().create_unix_server(accept, str(socket))
         try:
-            await web.UnixSite(runner, str(socket)).start()
             socket.chmod(0o600)
-            yield meter
+            yield line.meter
         finally:
-            await runner.cleanup()
+            listening.close()
+            await server.shutdown(1)
             socket.unlink(missing_ok=True)
 
-    async def _messages(self, request: web.Request, meter: Meter) -> web.StreamResponse:
-        if meter.at_once >= MAX_AT_ONCE:
-            return refusal(529, f"no more than {MAX_AT_ONCE} requests at once")
-        meter.at_once += 1
+
+class _Line:
+    """One session's socket: who pays, and what is under way on it."""
+
+    def __init__(self, gateway: Gateway, payer: Payer) -> None:
+        self.meter = Meter()
+        self._gateway = gateway
+        self._payer = payer
+        self._accounts = accounts(payer, gateway.limits)
+        self._asked = 0
+        self._at_once = 0
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Whatever is asked on the socket comes here."""
+        if request.method != "POST" or request.rel_url.raw_path != "/v1/messages":
+            return refusal(404, "not_found_error", "only POST /v1/messages is open")
+        if self._at_once >= MAX_AT_ONCE:
+            again = {"retry-after": "1"}
+            return refusal(429, "rate_limit_error", f"no more than {MAX_AT_ONCE} requests at once", again)
+        self._at_once += 1
+        self.meter.idle.clear()
         try:
-            return await self._admitted(request, meter)
+            return await self._counted(request)
         finally:
-            meter.at_once -= 1
+            self._at_once -= 1
+            if not self._at_once:
+                self.meter.idle.set()
 
-    async def _admitted(self, request: web.Request, meter: Meter) -> web.StreamResponse:
-        meter.refused = self._is_used_up(meter)
-        if meter.requests >= self._model.max_requests:
-            return refusal(403, f"this turn has used its {self._model.max_requests} model requests")
-        if meter.output_tokens >= self._model.max_output_tokens:
-            return refusal(403, f"this turn has used its {self._model.max_output_tokens} output tokens")
-        meter.requests += 1
+    async def _counted(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Counted before a byte is read, since those that are not admitted cost time too, and no account has them."""
+        if self._asked >= self._gateway.limits.turn_requests:
+            return self._full(used_up(self._accounts[0], Spend(self._asked), time.time()))
+        self._asked += 1
+        body = bytearray()
         try:
-            raw = await request.read()
-            body = await asyncio.to_thread(lambda: admit(json.loads(raw), self._model.name))
-        except (ValueError, RecursionError) as error:
-            return refusal(400, str(error))
-        meter.first_request_at = meter.first_request_at or time.time()
+            async with asyncio.timeout(BODY_SECONDS):
+                await self._receive(request, body)
+            return await self._charged(request, bytes(body))
+        except NotAdmittedError as error:
+            return refusal(error.status, error.kind, str(error))
+        except TimeoutError:
+            return refusal(408, "timeout_error", "the request did not arrive in time")
+        finally:
+            self._gateway.held -= len(body)
+
+    async def _receive(self, request: web.BaseRequest, body: bytearray) -> None:
+        """Read the body, as far as there is room for it."""
+        if "content-encoding" in request.headers:
+            raise NotAdmittedError("the request must not be compressed", 415)
+        async for chunk in request.content.iter_any():
+            body += chunk
+            self._gateway.held += len(chunk)
+            if len(body) > MAX_BODY:
+                raise NotAdmittedError(f"the request has more than {MAX_BODY} bytes", 413, "request_too_large")
+            if self._gateway.held > MAX_HELD:
+                raise NotAdmittedError("too many large requests at once", 529, "overloaded_error")
+
+    async def _charged(self, request: web.BaseRequest, raw: bytes) -> web.StreamResponse:
+        """Charged with the most that it may use before it is made, with what it used afterwards."""
+        gateway, now = self._gateway, time.time()
+        body = await asyncio.to_thread(admit, raw, gateway.model.name, gateway.model.max_tokens)
+        most = Tokens(input=len(raw) // BYTES_PER_TOKEN, output=body["max_tokens"])
+        entry = Entry(uuid4().hex, self._payer.job, self._payer.thread, body["model"], most)
         try:
-            return await self._pass_on(request, body, Tally(meter))
-        except (aiohttp.ClientError, TimeoutError) as error:
-            log.warning("the model cannot be reached: %s", error)
-            return refusal(529, "the model cannot be reached")
+            full = await gateway.ledger.charge(entry.id, self._accounts, most.spend(gateway.prices), now)
+        except TemporaryError as error:
+            log.warning("no request to the model without an account: %s", error)
+            return refusal(503, "api_error", "the account cannot be reached")
+        if full:
+            return self._full(used_up(*full, now))
+        self.meter.requests += 1
+        self.meter.first_request_at = self.meter.first_request_at or now
+        try:
+            return await gateway.upstream.answer(request, body, entry)
+        finally:
+            await self._settle(entry)
 
-    def _is_used_up(self, meter: Meter) -> bool:
-        model = self._model
-        return meter.requests >= model.max_requests or meter.output_tokens >= model.max_output_tokens
+    async def _settle(self, entry: Entry) -> None:
+        spend = entry.tokens.spend(self._gateway.prices)
+        entry.dollars = round(spend.dollars, 6)
+        self.meter.add(entry.tokens, spend.dollars)
+        entry.write()
+        try:
+            await self._gateway.ledger.settle(entry.id, spend)
+        except TemporaryError as error:
+            log.warning("request %s stays charged with the most that it might have used: %s", entry.id, error)
 
-    async def _pass_on(self, request: web.Request, body: dict[str, Any], usage: Tally) -> web.StreamResponse:
-        assert self._upstream is not None, "start() comes first"  # noqa: S101
-        headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
-        if self._key:
-            headers["x-api-key"] = self._key
-        url = f"{self._model.base_url.rstrip('/')}/v1/messages"
-        async with self._upstream.post(url, json=body, params=request.query, headers=headers) as upstream:
-            back = {name: upstream.headers[name] for name in PASSED_BACK if name in upstream.headers}
-            response = web.StreamResponse(status=upstream.status, headers=back)
-            await response.prepare(request)
-            try:
-                async for chunk in upstream.content.iter_any():
-                    usage.feed(chunk)
-                    await response.write(chunk)
-                await response.write_eof()
-            except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-                log.warning("an answer of the model broke off: %s", error)
-                if request.transport:  # half an answer must not look like a whole one
-                    request.transport.abort()
-            finally:
-                usage.close(int(body.get("max_tokens") or 0) if upstream.status == 200 else 0)
-            return response
+    def _full(self, reason: str) -> web.Response:
+        self.meter.refused = reason
+        return refusal(403, "permission_error", reason)
 
 
-def admit(body: object, model: str) -> dict[str, Any]:
-    """The request as it may leave: the daemon's model whatever was asked for, and no tool that the model's server would
-    run itself (web search, web fetch, remote MCP), since those reach the network. ValueError when it is no request."""
-    if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
-        raise ValueError("not a Messages API request")
-    if _fetches(body):
-        raise ValueError("content from elsewhere is not allowed: send it in the request")
-    kept = {name: value for name, value in body.items() if name not in ("mcp_servers", "container")}
-    tools = kept.get("tools")
-    if isinstance(tools, list):
-        kept["tools"] = [tool for tool in tools if isinstance(tool, dict) and tool.get("type", "custom") == "custom"]
-    return {**kept, "model": model}
+class _HangUp(asyncio.Protocol):
+    """What is said on a connection too many."""
 
-
-def _fetches(value: object) -> bool:
-    """Whether the model's server would have to fetch something to read this."""
-    if isinstance(value, list):
-        return any(map(_fetches, value))
-    if not isinstance(value, dict):
-        return False
-    source = value.get("source")
-    if value.get("type") in ("image", "document") and isinstance(source, dict) and source.get("type") not in INLINE:
-        return True
-    return any(_fetches(each) for each in value.values() if isinstance(each, dict | list))
-
-
-def refusal(status: int, message: str) -> web.Response:
-    """An error in the form of the Messages API."""
-    kind = {400: "invalid_request_error", 403: "permission_error"}.get(status, "overloaded_error")
-    return web.json_response({"type": "error", "error": {"type": kind, "message": message}}, status=status)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Nothing."""
+        transport.close()

@@ -51,6 +51,7 @@ class Rule:
     machines: bool = False
     skills: tuple[str, ...] = ()
     mails_per_day: int = 40
+    requests_per_day: int = 1_000
     tokens_per_day: int = 2_000_000
     dollars_per_day: float = 20.0
     max_message_mb: float = 0.0

@@ -125,7 +125,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a turn cost, as the SDK and the gateway report it; tokens are counts, `cost_usd` is in US dollars."""
+    """What a turn cost, as the gateway counted it; `input_tokens` are all that was read, from the cache or not."""
 
     model: str
     requests: int

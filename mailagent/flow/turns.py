@@ -12,11 +12,12 @@ from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.job import Answered, Composed, Dead, Job, Merged, Received, Stamp, session_id
 from mailagent.core.parse import REPLY_MARKER
 from mailagent.core.prompt import prompt
+from mailagent.core.quota import Payer, daily
 from mailagent.core.render import Style, render
 from mailagent.core.screen import Rule, rule_for
 from mailagent.core.token import Key, address_with, make
 from mailagent.core.values import Inbound, Outcome, OutFile, Profile, Reply, ThreadId, Turn, Usage
-from mailagent.ports import Agent, Blobs, Claim, Clock, Jobs, Ledger, Parser, Workspace, Workspaces
+from mailagent.ports import Agent, Blobs, Claim, Clock, Jobs, Parser, Workspace, Workspaces
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,6 @@ class Turns:
     sender_name: str
     notice: str
     turn_seconds: float
-    ledger: Ledger
     rules: Sequence[Rule]
     keys: Sequence[Key]
     """Those of reply tokens, the one that signs first; none where the server knows no plus addresses."""
@@ -76,10 +76,7 @@ class Turns:
         else:
             job, outcome = await self._agent_turn(job, [await self._mail(each) for each in (job, *waiting)])
         blob = await self.blobs.put(OUTCOME.dump_json(outcome))
-        now = self.clock.now()
-        if outcome.usage.requests:
-            await self.ledger.used(job.sender, job.id, outcome.usage, now)
-        job = job.at(Answered(blob, outcome.usage, also), "answered", now)
+        job = job.at(Answered(blob, outcome.usage, also), "answered", self.clock.now())
         await self.jobs.save(claim, job)
         return job
 
@@ -100,8 +97,9 @@ class Turns:
         await self.workspaces.clear_out(workspace, number)
         files = [(file.name, file.data) for mail in mails for file in mail.attachments]
         names = await self.workspaces.add(workspace, files)
-        rule = rule_for(mails[0], self.rules)
-        async with self.agent.session(workspace, rule.skills if rule else ()) as session:
+        rule = rule_for(mails[0], self.rules) or Rule()
+        payer = Payer(job.id, job.thread, job.sender, daily(rule))
+        async with self.agent.session(workspace, payer, rule.skills) as session:
             profile = await session.profile() if names or not session.known else None
             job = job.stamped(Stamp("ingested", self.clock.now()))
             if profile and not profile.tables:

@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 from mailagent.adapters.ledger import RedisLedger
 from mailagent.adapters.redis import connect
 from mailagent.core.errors import TemporaryError
-from mailagent.core.quota import DAY, HOUR, Spent
-from mailagent.core.values import JobId, Usage
+from mailagent.core.quota import DAY, HOUR, Account, Limits, Payer, Spend, Spent, accounts
+from mailagent.core.values import JobId, ThreadId
 from mailagent.ports import Ledger
 from tests.fakes.ledger import FakeLedger
 
@@ -38,8 +38,17 @@ def job(number: int) -> JobId:
     return JobId(f"job{number}")
 
 
-def usage(tokens: int, dollars: float) -> Usage:
-    return Usage("rules", 3, tokens - tokens // 4, tokens // 4, dollars)
+ROOM = Spend(1_000, 10**9, 1e6)
+
+
+def payer(sender: str, number: int = 1, thread: str = "thread", budget: Spend = ROOM) -> Payer:
+    return Payer(job(number), ThreadId(thread), sender, budget)
+
+
+async def charge(
+    ledger: Ledger, request: str, who: Payer, most: Spend, now: float = NOON, limits: Limits | None = None
+) -> tuple[Account, Spend] | None:
+    return await ledger.charge(request, accounts(who, limits or Limits()), most, now)
 
 
 async def spent(ledger: Ledger, sender: str, now: float) -> Spent:
@@ -57,9 +66,9 @@ async def test_mails_are_counted_for_each_sender_and_for_all(ledger: Ledger) -> 
     await ledger.took([(BERT, job(3)), (ANNA, job(2))], NOON + 2)
     assert await spent(ledger, ANNA, NOON + 3) == Spent(mails=2, last_hour=(NOON, NOON + 1.25))
     assert await spent(ledger, BERT, NOON + 3) == Spent(mails=1, last_hour=(NOON + 2,))
-    both = await ledger.spent([BERT, ANNA], NOON + 3)
+    both = await spent(ledger, [BERT, ANNA], NOON + 3)
     assert both == {name: await spent(ledger, name, NOON + 3) for name in (ANNA, BERT)}
-    assert await ledger.spent([], NOON + 3) == {}
+    assert await spent(ledger, [], NOON + 3) == {}
     assert await ledger.overall_last_hour(NOON + 3) == 3
 
 
@@ -71,19 +80,70 @@ async def test_a_mail_that_is_counted_again_changes_nothing(ledger: Ledger) -> N
     assert await ledger.overall_last_hour(MIDNIGHT + 1) == 1
 
 
-async def test_an_answer_is_counted_once_whatever_it_is_said_to_have_used_later(ledger: Ledger) -> None:
-    await ledger.used(ANNA, job(1), usage(1000, 0.1), NOON)
-    await ledger.used(ANNA, job(1), usage(5000, 0.5), MIDNIGHT + 1)
-    await ledger.used(ANNA, job(2), usage(10, 2.01), NOON)
-    await ledger.used(BERT, job(3), usage(7, 7.0), NOON)
-    assert await spent(ledger, ANNA, NOON) == Spent(tokens=1010, dollars=2.11)
+async def test_a_request_counts_as_the_most_until_it_is_settled_once(ledger: Ledger) -> None:
+    assert await charge(ledger, "a", payer(ANNA), Spend(1, 1000, 0.5)) is None
+    assert await spent(ledger, ANNA, NOON) == Spent(tokens=1000, dollars=0.5, requests=1)
+    await ledger.settle("a", Spend(1, 10, 0.000001))
+    await ledger.settle("a", Spend(1, 700, 0.7))
+    assert await spent(ledger, ANNA, NOON) == Spent(tokens=10, dollars=0.000001, requests=1)
+    assert await spent(ledger, BERT, NOON) == Spent()
+
+
+async def test_a_request_that_is_charged_again_changes_nothing(ledger: Ledger) -> None:
+    for now in (MIDNIGHT - 1, MIDNIGHT + 1):
+        assert await charge(ledger, "a", payer(ANNA), Spend(1, 10, 0.1), now) is None
+    assert await spent(ledger, ANNA, MIDNIGHT - 1) == Spent(tokens=10, dollars=0.1, requests=1)
     assert await spent(ledger, ANNA, MIDNIGHT + 1) == Spent()
 
 
-async def test_a_mail_and_its_answer_are_two_things(ledger: Ledger) -> None:
-    await ledger.used(ANNA, job(1), usage(10, 0.000001), NOON)
-    await ledger.took([(ANNA, job(1))], NOON)
-    assert await spent(ledger, ANNA, NOON) == Spent(1, 10, 0.000001, (NOON,))
+async def test_a_request_across_midnight_is_settled_on_the_day_it_was_made(ledger: Ledger) -> None:
+    await charge(ledger, "a", payer(ANNA), Spend(1, 100, 1.0), MIDNIGHT - 1)
+    await charge(ledger, "b", payer(ANNA), Spend(1, 7, 0.1), MIDNIGHT + 1)
+    await ledger.settle("a", Spend(1, 3, 0.2))
+    assert await spent(ledger, ANNA, MIDNIGHT - 1) == Spent(tokens=3, dollars=0.2, requests=1)
+    assert await spent(ledger, ANNA, MIDNIGHT + 1) == Spent(tokens=7, dollars=0.1, requests=1)
+
+
+async def test_what_was_never_charged_cannot_be_settled(ledger: Ledger) -> None:
+    await ledger.settle("a", Spend(1, 3, 0.2))
+    assert await spent(ledger, ANNA, NOON) == Spent()
+
+
+LIMITED = {
+    "turn": Limits(turn_requests=2),
+    "thread": Limits(thread_tokens=20),
+    "sender": Limits(),
+    "everybody": Limits(dollars_per_day=2.0),
+}
+
+
+@pytest.mark.parametrize("scope", LIMITED)
+async def test_an_account_without_room_stops_the_request_and_nothing_is_charged(ledger: Ledger, scope: str) -> None:
+    limits = LIMITED[scope]
+    budget = Spend(2, 10**9, 1e6) if scope == "sender" else ROOM
+    who = payer(ANNA, budget=budget)
+    assert await charge(ledger, "a", who, Spend(1, 10, 1.0), limits=limits) is None
+    assert await charge(ledger, "b", who, Spend(1, 10, 1.0), limits=limits) is None
+    before = await spent(ledger, ANNA, NOON)
+    full = await charge(ledger, "c", who, Spend(1, 10, 1.0), limits=limits)
+    assert full is not None
+    assert (full[0].scope, full[1]) == (scope, Spend(2, 20, 2.0))
+    assert await spent(ledger, ANNA, NOON) == before
+    others = {
+        "turn": payer(ANNA, 2),
+        "thread": payer(ANNA, thread="other"),
+        "sender": payer(BERT),
+        "everybody": payer(ANNA),
+    }
+    later = NOON + DAY if scope == "everybody" else NOON
+    assert await charge(ledger, "c", others[scope], Spend(1, 1, 0.1), later, limits) is None, "others have room"
+
+
+async def test_a_sender_has_room_again_on_the_next_day(ledger: Ledger) -> None:
+    who = payer(ANNA, budget=Spend(1, 10**9, 1e6))
+    assert await charge(ledger, "a", who, Spend(1, 1, 0.1), MIDNIGHT - 1) is None
+    assert await charge(ledger, "b", who, Spend(1, 1, 0.1), MIDNIGHT - 1) is not None
+    assert await charge(ledger, "b", who, Spend(1, 1, 0.1), MIDNIGHT) is None
 
 
 async def test_a_day_ends_at_midnight_utc_and_an_hour_after_an_hour(ledger: Ledger) -> None:
@@ -110,16 +170,16 @@ async def test_one_job_a_day_may_tell(ledger: Ledger) -> None:
 @pytest.mark.parametrize("sender", ["", "a:b@example.org", "\ud800@x", "é\n\0@" + "x" * 10_000])
 async def test_any_sender_has_an_account(ledger: Ledger, sender: str) -> None:
     await ledger.took([(sender, job(1))], NOON)
-    await ledger.used(sender, job(1), usage(3, 0.0), NOON)
+    assert await charge(ledger, "a", payer(sender), Spend(1, 3, 0.0)) is None
     assert await ledger.may_tell(sender, "size", job(1), NOON)
-    assert await spent(ledger, sender, NOON) == Spent(1, 3, 0.0, (NOON,))
+    assert await spent(ledger, sender, NOON) == Spent(1, 3, 0.0, (NOON,), 1)
     assert await spent(ledger, ANNA, NOON) == Spent()
 
 
-Step = tuple[bool, str, int, float, int]
+Step = tuple[str, str, int, float, int]
 STEPS = st.lists(
     st.tuples(
-        st.booleans(),
+        st.sampled_from(["took", "charge", "settle"]),
         st.sampled_from([ANNA, BERT]),
         st.integers(1, 6),
         st.floats(MIDNIGHT - 2 * HOUR, MIDNIGHT + 2 * HOUR),
@@ -137,26 +197,39 @@ async def test_redis_says_what_the_fake_says(redis_server: str, steps: Sequence[
         await client.flushall()
         ledgers: tuple[Ledger, Ledger] = (FakeLedger(), RedisLedger(client))
         for each in ledgers:
-            for took, sender, number, at, amount in steps:
-                if took:
+            for what, sender, number, at, amount in steps:
+                spend = Spend(1, amount, amount / 1e6)
+                if what == "took":
                     await each.took([(sender, job(number))], at)
+                elif what == "charge":
+                    await charge(each, str(number), payer(sender, number), spend, at)
                 else:
-                    await each.used(sender, job(number), usage(amount, amount / 1e6), at)
+                    await each.settle(str(number), spend)
         said = [(await spent(each, ANNA, now), await each.overall_last_hour(now)) for each in ledgers]
         assert said[0] == said[1]
 
 
 async def test_all_of_it_is_forgotten_and_names_nobody(client: Redis) -> None:
-    ledger = RedisLedger(client)
+    ledger = RedisLedger(client, thread_seconds=7 * DAY)
     await ledger.took([(ANNA, job(1))], NOON)
-    await ledger.used(ANNA, job(1), usage(10, 0.1), NOON)
+    await charge(ledger, "a", payer(ANNA), Spend(1, 10, 0.1))
     await ledger.may_tell(ANNA, "thread", job(1), NOON)
     keys = [key async for key in client.scan_iter()]
-    assert len(keys) == 6
+    assert len(keys) == 9
     for key in keys:
         assert key.startswith("{ma}:ledger:")
         assert "anna" not in key
-        assert 0 < await client.ttl(key) <= 2 * DAY
+        assert 0 < await client.ttl(key) <= (7 if "thread" in key and "told" not in key else 2) * DAY
+    await ledger.settle("a", Spend(1, 1, 0.1))
+    assert await client.dbsize() == 8, "what is settled leaves no mark"
+
+
+async def test_an_account_that_is_gone_is_not_made_again(client: Redis) -> None:
+    ledger = RedisLedger(client)
+    await charge(ledger, "a", payer(ANNA), Spend(1, 10, 0.1))
+    await client.delete("{ma}:ledger:thread:thread")
+    await ledger.settle("a", Spend(1, 1, 0.1))
+    assert not await client.exists("{ma}:ledger:thread:thread")
 
 
 async def test_mails_of_long_ago_take_no_room(client: Redis) -> None:
@@ -174,6 +247,8 @@ async def test_a_store_that_is_away_is_a_passing_trouble(client: Redis) -> None:
             await ledger.took([(ANNA, job(1))], NOON)
         with pytest.raises(TemporaryError):
             await ledger.may_tell(ANNA, "day", job(1), NOON)
+        with pytest.raises(TemporaryError):
+            await charge(ledger, "a", payer(ANNA), Spend(1, 1, 0.1))
     finally:
         await client.config_set("maxmemory", 0)
     assert await spent(ledger, ANNA, NOON) == Spent()

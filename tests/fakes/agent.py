@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from mailagent.core.errors import TemporaryError
+from mailagent.core.quota import Payer
 from mailagent.core.values import Outcome, Profile, Turn, Usage
 from mailagent.ports import Workspace
 
@@ -23,13 +24,17 @@ class FakeAgent:
         self.turns: list[Turn] = []
         self.open = 0
         self.skills: tuple[str, ...] = ()
+        self.payers: list[Payer] = []
         self.go_on: asyncio.Event | None = None
 
     @asynccontextmanager
-    async def session(self, workspace: Workspace, skills: Sequence[str] = ()) -> AsyncIterator["FakeSession"]:
+    async def session(
+        self, workspace: Workspace, payer: Payer, skills: Sequence[str] = ()
+    ) -> AsyncIterator["FakeSession"]:
         """A session that is counted while it is open."""
         self.open += 1
         self.skills = tuple(skills)
+        self.payers.append(payer)
         try:
             yield FakeSession(self, workspace)
         finally:

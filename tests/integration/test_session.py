@@ -18,18 +18,23 @@ from mailagent.adapters import bubblewrap, host, redis
 from mailagent.adapters.blobs import DiskBlobs
 from mailagent.adapters.claude import ClaudeAgent, Settings
 from mailagent.adapters.gateway import Gateway
+from mailagent.adapters.ledger import RedisLedger
 from mailagent.adapters.redis_server import PrivateRedis
 from mailagent.adapters.transcripts import RedisTranscripts
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
 from mailagent.core.job import session_id
 from mailagent.core.policy import Host, Policy
-from mailagent.core.values import Outcome, ThreadId, Turn
+from mailagent.core.quota import Payer, daily
+from mailagent.core.screen import Rule
+from mailagent.core.values import JobId, Outcome, ThreadId, Turn
+from mailagent.daemon import limits
 from mailagent.demo.rules import RulesModel
 from tests.settings import settings_text
 
 Blocks = list[dict[str, Any]]
 THREAD = ThreadId("thread")
+PAYER = Payer(JobId("job"), THREAD, "anna@example.org", daily(Rule()))
 
 
 @dataclass
@@ -45,7 +50,7 @@ class Desk:
     async def turn(self, prompt: str, number: int = 1, thread: ThreadId = THREAD) -> Outcome:
         workspace = await self.workspaces.open(thread)
         await self.workspaces.clear_out(workspace, number)
-        async with self.agent.session(workspace) as session:
+        async with self.agent.session(workspace, PAYER) as session:
             return await session.ask(Turn(thread, number, session_id(thread), prompt))
 
     def seen(self, number: int = 0) -> str:
@@ -54,15 +59,15 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(place: Path, replay: Sequence[Blocks], **limits: Any) -> AsyncIterator[Desk]:
+async def desk(place: Path, replay: Sequence[Blocks], **more: Any) -> AsyncIterator[Desk]:
     async with RulesModel(replay=replay) as model:
-        text = settings_text(place, model_url=model.url, **limits)
+        text = settings_text(place, model_url=model.url, **more)
         settings = config.load(text, {"MAILAGENT_IMAP_PASSWORD": "x"}, {})
         runtime = Path(settings.storage.runtime_dir)
         server = PrivateRedis(place / "state", runtime)
         await server.start()
         client, _ = await redis.connect(server.url)
-        gateway = Gateway(settings.model, "the-real-key")
+        gateway = Gateway(settings.model, "the-real-key", limits(settings), RedisLedger(client))
         await gateway.start()
         bubblewrap.write_etc(runtime / "etc")
         parts = host.parts(settings, runtime / "etc")
@@ -288,7 +293,7 @@ async def test_a_session_that_fails_while_the_cli_starts_ends_soon_and_leaves_no
         workspace = await at.workspaces.open(THREAD)
 
         async def fail() -> None:
-            async with at.agent.session(workspace):
+            async with at.agent.session(workspace, PAYER):
                 await asyncio.sleep(after)
                 raise RuntimeError("meanwhile")
 
@@ -307,7 +312,7 @@ async def test_the_profile_reads_data_in_a_sandbox_without_a_model(short_path: P
     async with desk(short_path, []) as at:
         workspace = await at.workspaces.open(THREAD)
         await at.workspaces.add(workspace, [("a.csv", b"name;x\nn;1,5\nm;2,5\n"), ("b.pdf", b"%PDF-1.7 nothing")])
-        async with at.agent.session(workspace) as session:
+        async with at.agent.session(workspace, PAYER) as session:
             profile = await session.profile()
         assert profile.tables == ("a",)
         assert [name for name, _ in profile.unreadable] == ["b.pdf"]

@@ -17,7 +17,7 @@ from mailagent.adapters.host import share
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.job import Bounced, Dead, Job, Merged, Sent
-from mailagent.core.quota import Limits
+from mailagent.core.quota import Account, Limits, Payer, Spend, daily
 from mailagent.core.render import Style
 from mailagent.core.screen import Rule
 from mailagent.core.token import Key
@@ -93,7 +93,6 @@ class House:
             sender_name="Agent",
             notice="",
             turn_seconds=self.turn_seconds,
-            ledger=self.ledger,
             rules=self.rules,
             keys=KEYS,
         )
@@ -246,14 +245,24 @@ async def test_over_the_quota_one_plain_reply_says_when_it_frees_up(house: House
     assert len(house.agent.turns) == 3, "another sender's quota is another one"
 
 
-async def test_what_a_turn_used_is_charged_to_its_sender(house: House) -> None:
+async def test_each_attempt_at_a_turn_is_charged_to_its_mail_its_thread_and_its_sender(house: House) -> None:
     house.rules = [Rule(domains=("example.org",), tokens_per_day=15)]
+    house.agent.failures = [TemporaryError("the model is away")]
+    question = mail()
+    await house.deliver(question)
+    await house.settle()
+    job = house.job(question)
+    assert house.agent.payers == [Payer(job.id, job.thread, CUSTOMER, Spend(1_000, 15, 20.0))] * 2
+
+
+async def test_who_has_used_up_the_day_is_told_before_an_agent_runs(house: House) -> None:
+    house.rules = [Rule(domains=("example.org",), tokens_per_day=15)]
+    account = Account("sender", CUSTOMER, daily(house.rules[0]))
+    await house.ledger.charge("1", [account], Spend(1, 15, 0.0), house.clock.now())
     await house.deliver(mail())
     await house.settle()
-    await house.deliver(mail())
-    await house.settle()
-    assert len(house.agent.turns) == 1
-    assert "token" in house.texts()[1]
+    assert house.agent.turns == []
+    assert "token" in house.texts()[0]
 
 
 async def test_above_the_cap_for_all_mail_is_held_in_the_mailbox(house: House) -> None:

@@ -1,0 +1,139 @@
+"""The model's server: a pool of connections; a request is passed on with the key, its answer back as it comes."""
+
+import asyncio
+import json
+import logging
+import time
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from mailagent.adapters.imap import tls_context
+from mailagent.config import Model
+from mailagent.core.admission import betas
+from mailagent.core.metering import Tally, Tokens
+
+log = logging.getLogger(__name__)
+audit = logging.getLogger("mailagent.audit")
+
+PASSED_ON = ("accept", "anthropic-version", "content-type")
+"""Headers of the sandbox that reach the model as they are; anthropic-beta is looked at, all others are dropped."""
+
+PASSED_BACK = ("content-type", "request-id", "retry-after", "x-should-retry")
+CONNECT_SECONDS = 20.0
+
+
+@dataclass(slots=True)
+class Entry:
+    """One request as the audit trail has it: nothing of the mail is in it. `tokens` are the most that it may use, until
+    it is known what it did use."""
+
+    id: str
+    job: str
+    thread: str
+    model: str
+    tokens: Tokens
+    status: int = 0
+    upstream_id: str = ""
+    error: str = ""
+    dollars: float = 0.0
+    first_byte_ms: int = 0
+    total_ms: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def elapsed(self) -> int:
+        """Milliseconds since it was asked."""
+        return round((time.monotonic() - self.began) * 1000)
+
+    def write(self) -> None:
+        """Into the log, as one JSON object."""
+        self.total_ms = self.elapsed()
+        audit.info("%s", json.dumps({name: value for name, value in asdict(self).items() if name != "began"}))
+
+
+class Upstream:
+    """Holds the key and the connections, which no sandbox sees."""
+
+    def __init__(self, model: Model, key: str) -> None:
+        self._model = model
+        self._key = key
+        self._pool: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Open the pool; proxies of the environment are honoured. ConfigError when ca_file is no good."""
+        tls = tls_context("tls", self._model.ca_file)
+        self._pool = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=tls or True, limit=0),
+            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=True,
+        )
+
+    async def stop(self) -> None:
+        """Close the pool."""
+        if self._pool:
+            await self._pool.close()
+
+    async def answer(self, request: web.BaseRequest, body: dict[str, Any], entry: Entry) -> web.StreamResponse:
+        """Ask the model and pass its answer back; `entry` says afterwards how that went and what it used."""
+        try:
+            async with asyncio.timeout(self._model.timeout_seconds), self._asked(request, body) as upstream:
+                entry.status, entry.upstream_id = upstream.status, upstream.headers.get("request-id", "")
+                if 300 <= upstream.status < 400:  # to where nobody configured
+                    raise aiohttp.ClientPayloadError(f"a redirection, {upstream.status}")
+                return await _passed_back(request, upstream, entry)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            log.warning("the model cannot be reached: %s", error or type(error).__name__)
+            entry.error = type(error).__name__
+            if not isinstance(error, TimeoutError):  # else it may have worked all the time, and be paid for
+                entry.tokens = Tokens()
+            return refusal(502, "api_error", "the model cannot be reached")
+
+    def _asked(
+        self, request: web.BaseRequest, body: dict[str, Any]
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        assert self._pool is not None, "start() comes first"  # noqa: S101
+        headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+        # A compressed stream would be held back until a block of it is full.
+        headers |= {"accept-encoding": "identity", "anthropic-beta": betas(request.headers.get("anthropic-beta", ""))}
+        if self._key:
+            headers["x-api-key"] = self._key
+        url = f"{self._model.base_url.rstrip('/')}/v1/messages"
+        query = {"beta": "true"} if request.query.get("beta") == "true" else {}
+        return self._pool.post(url, json=body, params=query, headers=headers, allow_redirects=False)
+
+
+async def _passed_back(request: web.BaseRequest, upstream: aiohttp.ClientResponse, entry: Entry) -> web.StreamResponse:
+    """The answer, piece by piece. Half an answer must not look like a whole one: then the connection is cut."""
+    back = {name: upstream.headers[name] for name in PASSED_BACK if name in upstream.headers}
+    response, tally = web.StreamResponse(status=upstream.status, headers=back), Tally()
+    most = entry.tokens
+    try:
+        await response.prepare(request)
+        async for chunk in upstream.content.iter_any():
+            entry.first_byte_ms = entry.first_byte_ms or entry.elapsed()
+            tally.feed(chunk)
+            await response.write(chunk)
+        entry.tokens = tally.tokens(min(most.output, tally.size))
+        await response.write_eof()
+    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+        entry.error = type(error).__name__
+        transport = request.transport
+        if transport is None or transport.is_closing():  # what the model wrote after that, nobody can say
+            entry.tokens = tally.tokens(most.output)
+        else:
+            log.warning("an answer of the model broke off: %s", error)
+            entry.tokens = tally.tokens(min(most.output, tally.size))
+            transport.abort()
+    if upstream.status != 200:
+        entry.tokens = Tokens()
+    return response
+
+
+def refusal(status: int, kind: str, words: str, headers: dict[str, str] | None = None) -> web.Response:
+    """An error in the form of the Messages API."""
+    error = {"type": "error", "error": {"type": kind, "message": words}}
+    return web.json_response(error, status=status, headers=headers)

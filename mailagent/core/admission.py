@@ -1,0 +1,91 @@
+"""What of a request to the model leaves the sandbox: nothing that reaches the network, or costs more than is known."""
+
+import json
+import re
+from typing import Any
+
+FIELDS = (
+    *("model", "messages", "system", "tools", "tool_choice", "max_tokens", "stream", "stop_sequences"),
+    *("temperature", "top_k", "top_p", "thinking", "context_management", "output_config", "output_format", "metadata"),
+)
+"""Fields of a request that are passed on. Not among them: what reaches the network (mcp_servers, container), and what
+costs more than the price list says (service_tier, speed, inference_geo)."""
+
+DEARER = ("context-1m", "fast-mode")
+"""Beta features that cost more than the price list says."""
+
+INLINE = ("base64", "text", "content")
+"""Sources of content that stand in the request; others (a URL, a file) the model's server would fetch itself."""
+
+MAX_VALUES = 1_000_000
+"""Values in one body: each takes up to a hundred bytes of memory, whatever it takes in the body."""
+
+_HOSTED = re.compile(r"(?:\w+_20\d{6}|mcp_\w+)")
+"""Types of tools that the model's server knows by itself, each with a date: web_search_20250305."""
+
+
+class NotAdmittedError(ValueError):
+    """The request may not leave; the words are for the CLI, with the status and the type of error to answer with."""
+
+    def __init__(self, words: str, status: int = 400, kind: str = "invalid_request_error") -> None:
+        super().__init__(words)
+        self.status = status
+        self.kind = kind
+
+
+def admit(raw: bytes, model: str, max_tokens: int) -> dict[str, Any]:
+    """The request as it may leave: for this model, with at most so many tokens to write, and without the tools that the
+    model's server would run itself (web search, web fetch, remote MCP). Raises NotAdmittedError."""
+    body = _parsed(raw)
+    if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
+        raise NotAdmittedError("not a Messages API request")
+    if body.get("model") != model:
+        raise NotAdmittedError(f"only the model {model} may be asked", 404, "not_found_error")
+    if _reaches_out(body["messages"]) or _reaches_out(body.get("system")):
+        raise NotAdmittedError("content and tools from elsewhere are not allowed")
+    kept = {name: body[name] for name in FIELDS if name in body}
+    if "tools" in kept:
+        kept["tools"] = _own_tools(kept["tools"])
+    wanted = kept.get("max_tokens")
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
+        raise NotAdmittedError("max_tokens must be a positive whole number")
+    return {**kept, "max_tokens": min(wanted, max_tokens)}
+
+
+def betas(header: str) -> str:
+    """The beta features that may be asked for (the header anthropic-beta), without those that cost more."""
+    wanted = [each.strip() for each in header.split(",")]
+    return ",".join(each for each in wanted if each and not each.startswith(DEARER))
+
+
+def _parsed(raw: bytes) -> object:
+    if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise NotAdmittedError("the request has too many parts", 413, "request_too_large")
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise NotAdmittedError("the request is not JSON") from error
+
+
+def _own_tools(tools: object) -> list[dict[str, Any]]:
+    listed = tools if isinstance(tools, list) else []
+    return [tool for tool in listed if isinstance(tool, dict) and tool.get("type", "custom") == "custom"]
+
+
+def _reaches_out(value: object) -> bool:
+    """Whether the model's server would have to fetch or run something to read this. What a tool was called with is the
+    model's own text, whatever it looks like."""
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, list):
+            waiting += each
+        elif isinstance(each, dict) and each.get("type") != "tool_use":
+            source = each.get("source")
+            if each.get("type") in ("image", "document") and isinstance(source, dict):
+                if source.get("type") not in INLINE:
+                    return True
+            elif _HOSTED.fullmatch(str(each.get("type", ""))):
+                return True
+            waiting += [inner for inner in each.values() if isinstance(inner, dict | list)]
+    return False

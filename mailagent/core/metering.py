@@ -1,0 +1,89 @@
+"""What a model's answer used, read from the answer itself as it streams by, and what that costs."""
+
+import json
+from dataclasses import dataclass
+
+from mailagent.core.quota import Spend
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """US dollars for a million tokens of each kind."""
+
+    input: float
+    output: float
+    cache_write: float
+    cache_read: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Tokens of one answer. `input` is what was read beside the cache; what was written to the cache for an hour, and
+    not for five minutes, is in `cache_hour`."""
+
+    input: int = 0
+    output: int = 0
+    cache_write: int = 0
+    cache_hour: int = 0
+    cache_read: int = 0
+
+    @property
+    def read(self) -> int:
+        """All that the model read, from the cache or not."""
+        return self.input + self.cache_write + self.cache_hour + self.cache_read
+
+    def spend(self, prices: Prices) -> Spend:
+        """One request that used these; what stays in the cache for an hour costs twice what is read without it."""
+        dollars = (
+            self.input * prices.input
+            + self.output * prices.output
+            + self.cache_write * prices.cache_write
+            + self.cache_hour * prices.input * 2
+            + self.cache_read * prices.cache_read
+        )
+        return Spend(1, self.read + self.output, dollars / 1e6)
+
+
+class Tally:
+    """Reads the token counts of an answer of the Messages API: server-sent events, or one JSON object."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._rest = b""
+        self._told = False
+        self._seen: dict[str, int] = {}
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        self.size += len(chunk)
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:") and b'"usage"' in line:
+                self._read(line[5:])
+
+    def tokens(self, otherwise: int) -> Tokens:
+        """What the answer used; `otherwise` is how much it wrote when it broke off before it said so."""
+        if self._rest.startswith(b"{"):
+            self._read(self._rest)
+        seen = self._seen.get
+        hour = seen("ephemeral_1h_input_tokens", 0)
+        return Tokens(
+            input=seen("input_tokens", 0),
+            output=seen("output_tokens", 0) if self._told else otherwise,
+            cache_write=max(0, seen("cache_creation_input_tokens", 0) - hour),
+            cache_hour=hour,
+            cache_read=seen("cache_read_input_tokens", 0),
+        )
+
+    def _read(self, text: bytes) -> None:
+        try:
+            event = json.loads(text)
+        except ValueError:
+            return
+        holder = event.get("message", event) if isinstance(event, dict) else {}
+        usage = holder.get("usage") if isinstance(holder, dict) else None
+        if isinstance(usage, dict):
+            self._told = self._told or event.get("type") != "message_start"
+            written = usage.get("cache_creation")
+            counts = {**usage, **(written if isinstance(written, dict) else {})}
+            self._seen.update({name: count for name, count in counts.items() if isinstance(count, int) and count >= 0})
