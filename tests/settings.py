@@ -15,6 +15,8 @@ def settings_text(
     max_steps: int = 40,
     attempts: int = 2,
     agent: str = "",
+    model: str = "",
+    limits: str = "",
     more: str = "",
 ) -> str:
     """A whole configuration file for servers on loopback, with everything it writes below `place`."""
@@ -38,6 +40,7 @@ mails_per_day = 1000
 base_url = "{model_url}"
 name = "rules"
 notice = "fixed rules, no AI"
+{model}
 [agent]
 max_steps = {max_steps}
 attempts = {attempts}
@@ -46,6 +49,7 @@ retry_seconds = 0.2
 [limits]
 sender_mails_per_hour = 1000
 mails_per_hour = 10000
+{limits}
 [storage]
 state_dir = "{place}/state"
 runtime_dir = "{place}/run"

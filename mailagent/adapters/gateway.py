@@ -85,7 +85,13 @@ class Gateway:
     async def listen(self, socket: Path, payer: Payer) -> AsyncIterator[Meter]:
         """Serve one session on this unix socket, mode 0600, until the context ends; yields its meter."""
         line = _Line(self, payer)
-        server = web.Server(line.answer, access_log=None, keepalive_timeout=IDLE_SECONDS, auto_decompress=False)
+        server = web.Server(
+            line.answer,
+            access_log=None,
+            keepalive_timeout=IDLE_SECONDS,
+            auto_decompress=False,
+            handler_cancellation=True,  # who hangs up does not let the model go on at our cost
+        )
 
         def accept() -> asyncio.Protocol:
             return server() if len(server.connections) < MAX_CONNECTIONS else _HangUp()
@@ -98,6 +104,7 @@ class Gateway:
         finally:
             listening.close()
             await server.shutdown(1)
+            await line.meter.settled()
             socket.unlink(missing_ok=True)
 
 
@@ -106,6 +113,7 @@ class _Line:
 
     def __init__(self, gateway: Gateway, payer: Payer) -> None:
         self.meter = Meter()
+        self.meter.idle.set()
         self._gateway = gateway
         self._payer = payer
         self._accounts = accounts(payer, gateway.limits)

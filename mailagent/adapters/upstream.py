@@ -1,11 +1,12 @@
 """The model's server: a pool of connections; a request is passed on with the key, its answer back as it comes."""
 
 import asyncio
+import io
 import json
 import logging
 import time
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -19,7 +20,7 @@ from mailagent.core.metering import Tally, Tokens
 log = logging.getLogger(__name__)
 audit = logging.getLogger("mailagent.audit")
 
-PASSED_ON = ("accept", "anthropic-version", "content-type")
+PASSED_ON = ("accept", "anthropic-version")
 """Headers of the sandbox that reach the model as they are; anthropic-beta is looked at, all others are dropped."""
 
 PASSED_BACK = ("content-type", "request-id", "retry-after", "x-should-retry")
@@ -99,38 +100,42 @@ class Upstream:
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
         # A compressed stream would be held back until a block of it is full.
         headers |= {"accept-encoding": "identity", "anthropic-beta": betas(request.headers.get("anthropic-beta", ""))}
+        headers["content-type"] = "application/json"
         if self._key:
             headers["x-api-key"] = self._key
         url = f"{self._model.base_url.rstrip('/')}/v1/messages"
         query = {"beta": "true"} if request.query.get("beta") == "true" else {}
-        return self._pool.post(url, json=body, params=query, headers=headers, allow_redirects=False)
+        data = io.BytesIO(json.dumps(body).encode())
+        return self._pool.post(url, data=data, params=query, headers=headers, allow_redirects=False)
 
 
 async def _passed_back(request: web.BaseRequest, upstream: aiohttp.ClientResponse, entry: Entry) -> web.StreamResponse:
     """The answer, piece by piece. Half an answer must not look like a whole one: then the connection is cut."""
     back = {name: upstream.headers[name] for name in PASSED_BACK if name in upstream.headers}
     response, tally = web.StreamResponse(status=upstream.status, headers=back), Tally()
-    most = entry.tokens
+    otherwise = entry.tokens  # when the sandbox hangs up: what the model wrote after that, nobody can say
     try:
         await response.prepare(request)
         async for chunk in upstream.content.iter_any():
             entry.first_byte_ms = entry.first_byte_ms or entry.elapsed()
             tally.feed(chunk)
             await response.write(chunk)
-        entry.tokens = tally.tokens(min(most.output, tally.size))
+        otherwise = _at_most(otherwise, tally.size)
         await response.write_eof()
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
         entry.error = type(error).__name__
-        transport = request.transport
-        if transport is None or transport.is_closing():  # what the model wrote after that, nobody can say
-            entry.tokens = tally.tokens(most.output)
-        else:
-            log.warning("an answer of the model broke off: %s", error)
-            entry.tokens = tally.tokens(min(most.output, tally.size))
-            transport.abort()
-    if upstream.status != 200:
-        entry.tokens = Tokens()
+        if request.transport and not request.transport.is_closing():
+            log.warning("an answer of the model broke off: %s", error or entry.error)
+            otherwise = _at_most(otherwise, tally.size)
+            request.transport.abort()
+    finally:
+        entry.tokens = tally.tokens(otherwise) if upstream.status == 200 else Tokens()
     return response
+
+
+def _at_most(tokens: Tokens, size: int) -> Tokens:
+    """No token that was written takes less than a byte."""
+    return replace(tokens, output=min(tokens.output, size))
 
 
 def refusal(status: int, kind: str, words: str, headers: dict[str, str] | None = None) -> web.Response:

@@ -61,15 +61,17 @@ class Tally:
             if line.startswith(b"data:") and b'"usage"' in line:
                 self._read(line[5:])
 
-    def tokens(self, otherwise: int) -> Tokens:
-        """What the answer used; `otherwise` is how much it wrote when it broke off before it said so."""
+    def tokens(self, otherwise: Tokens) -> Tokens:
+        """What the answer used; `otherwise` holds as far as it broke off before it said so."""
         if self._rest.startswith(b"{"):
             self._read(self._rest)
+        if not self._seen:
+            return otherwise
         seen = self._seen.get
         hour = seen("ephemeral_1h_input_tokens", 0)
         return Tokens(
             input=seen("input_tokens", 0),
-            output=seen("output_tokens", 0) if self._told else otherwise,
+            output=seen("output_tokens", 0) if self._told else otherwise.output,
             cache_write=max(0, seen("cache_creation_input_tokens", 0) - hour),
             cache_hour=hour,
             cache_read=seen("cache_read_input_tokens", 0),
