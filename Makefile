@@ -71,12 +71,13 @@ fault: ## set up and send all hostile mail there is through Dovecot and the daem
 	$(MAKE) environments
 	HOSTILE_MAIL=all .venv/bin/python -m pytest tests/fault
 
-bench: ## time one turn beside the bare SDK, intake beside parsing alone, and a notice beside a bare listener's
+bench: ## time a turn beside the bare SDK, intake beside parsing, a notice beside a listener, the gateway beside none
 	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_TESTS)'
 	$(MAKE) environments
 	.venv/bin/python -m tests.bench.turn
 	.venv/bin/python -m tests.bench.intake
 	.venv/bin/python -m tests.bench.idle
+	.venv/bin/python -m tests.bench.gateway
 
 lock: ## write requirements/*.txt anew; UPGRADE=--upgrade takes newer versions
 	@compile="$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header $(UPGRADE)"

@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from mailagent.adapters.upstream import Entry, Upstream, refusal
 from mailagent.config import Model
@@ -20,6 +21,9 @@ from mailagent.core.quota import Limits, Payer, Spend, accounts, used_up
 from mailagent.ports import Ledger
 
 log = logging.getLogger(__name__)
+protocol = logging.getLogger(f"{__name__}.protocol")
+# Bad HTTP is the sandbox's doing, and it could fill the log with it.
+protocol.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 MAX_BODY = 32 << 20
 """The most that the Messages API takes."""
@@ -31,7 +35,9 @@ MAX_CONNECTIONS = 16
 BODY_SECONDS = 30.0
 """How long a request may take to arrive: it comes from this machine."""
 IDLE_SECONDS = 75.0
+READ_BYTES = 1 << 18
 SETTLE_SECONDS = 2.0
+SMALL = 1 << 20
 BYTES_PER_TOKEN = 4
 """About what a token takes in a request; only until its answer says how many there were."""
 
@@ -88,7 +94,9 @@ class Gateway:
         server = web.Server(
             line.answer,
             access_log=None,
+            logger=protocol,
             keepalive_timeout=IDLE_SECONDS,
+            read_bufsize=READ_BYTES,
             auto_decompress=False,
             handler_cancellation=True,  # who hangs up does not let the model go on at our cost
         )
@@ -168,7 +176,9 @@ class _Line:
     async def _charged(self, request: web.BaseRequest, raw: bytes) -> web.StreamResponse:
         """Charged with the most that it may use before it is made, with what it used afterwards."""
         gateway, now = self._gateway, time.time()
-        body = await asyncio.to_thread(admit, raw, gateway.model.name, gateway.model.max_tokens)
+        rules = (gateway.model.name, gateway.model.max_tokens)
+        # A thread costs more than most requests do, and saves the others from waiting for a large one.
+        body = admit(raw, *rules) if len(raw) < SMALL else await asyncio.to_thread(admit, raw, *rules)
         most = Tokens(input=len(raw) // BYTES_PER_TOKEN, output=body["max_tokens"])
         entry = Entry(uuid4().hex, self._payer.job, self._payer.thread, body["model"], most)
         try:

@@ -1,16 +1,17 @@
 """The model's server: a pool of connections; a request is passed on with the key, its answer back as it comes."""
 
 import asyncio
-import io
 import json
 import logging
 import time
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import aiohttp
 from aiohttp import web
+from pydantic_core import to_json
 
 from mailagent.adapters.imap import tls_context
 from mailagent.config import Model
@@ -25,6 +26,7 @@ PASSED_ON = ("accept", "anthropic-version")
 
 PASSED_BACK = ("content-type", "request-id", "retry-after", "x-should-retry")
 CONNECT_SECONDS = 20.0
+PIECE = 1 << 18
 
 
 @dataclass(slots=True)
@@ -100,13 +102,19 @@ class Upstream:
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
         # A compressed stream would be held back until a block of it is full.
         headers |= {"accept-encoding": "identity", "anthropic-beta": betas(request.headers.get("anthropic-beta", ""))}
-        headers["content-type"] = "application/json"
         if self._key:
             headers["x-api-key"] = self._key
         url = f"{self._model.base_url.rstrip('/')}/v1/messages"
         query = {"beta": "true"} if request.query.get("beta") == "true" else {}
-        data = io.BytesIO(json.dumps(body).encode())
-        return self._pool.post(url, data=data, params=query, headers=headers, allow_redirects=False)
+        data = to_json(body)
+        headers |= {"content-type": "application/json", "content-length": str(len(data))}
+        return self._pool.post(url, data=_pieces(data), params=query, headers=headers, allow_redirects=False)
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    """A large body in one piece would keep all others waiting."""
+    for start in range(0, len(data), PIECE):
+        yield data[start : start + PIECE]
 
 
 async def _passed_back(request: web.BaseRequest, upstream: aiohttp.ClientResponse, entry: Entry) -> web.StreamResponse:

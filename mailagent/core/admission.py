@@ -1,8 +1,9 @@
 """What of a request to the model leaves the sandbox: nothing that reaches the network, or costs more than is known."""
 
-import json
 import re
 from typing import Any
+
+from pydantic_core import from_json
 
 FIELDS = (
     *("model", "messages", "system", "tools", "tool_choice", "max_tokens", "stream", "stop_sequences"),
@@ -59,11 +60,11 @@ def betas(header: str) -> str:
 
 
 def _parsed(raw: bytes) -> object:
-    if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:
+    if len(raw) > MAX_VALUES and sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise NotAdmittedError("the request has too many parts", 413, "request_too_large")
     try:
-        return json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        return from_json(raw)
+    except ValueError as error:
         raise NotAdmittedError("the request is not JSON") from error
 
 

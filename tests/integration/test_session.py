@@ -59,8 +59,10 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(place: Path, replay: Sequence[Blocks], **more: Any) -> AsyncIterator[Desk]:
-    async with RulesModel(replay=replay) as model:
+async def desk(
+    place: Path, replay: Sequence[Blocks], kind: type[RulesModel] = RulesModel, **more: Any
+) -> AsyncIterator[Desk]:
+    async with kind(replay=replay) as model:
         text = settings_text(place, model_url=model.url, **more)
         settings = config.load(text, {"MAILAGENT_IMAP_PASSWORD": "x"}, {})
         runtime = Path(settings.storage.runtime_dir)
