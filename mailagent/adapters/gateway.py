@@ -14,10 +14,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from mailagent.adapters.upstream import Entry, Upstream, refusal
 from mailagent.config import Model
-from mailagent.core.admission import NotAdmittedError, admit
 from mailagent.core.errors import TemporaryError
 from mailagent.core.metering import Prices, Tokens
 from mailagent.core.quota import Limits, Payer, Spend, accounts, used_up
+from mailagent.core.request import NotAdmittedError, admit
 from mailagent.ports import Ledger
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from pydantic_core import to_json
 
 from mailagent.adapters.imap import tls_context
 from mailagent.config import Model
-from mailagent.core.admission import betas
 from mailagent.core.metering import Tally, Tokens
+from mailagent.core.request import betas
 
 log = logging.getLogger(__name__)
 audit = logging.getLogger("mailagent.audit")

@@ -66,9 +66,9 @@ async def test_mails_are_counted_for_each_sender_and_for_all(ledger: Ledger) -> 
     await ledger.took([(BERT, job(3)), (ANNA, job(2))], NOON + 2)
     assert await spent(ledger, ANNA, NOON + 3) == Spent(mails=2, last_hour=(NOON, NOON + 1.25))
     assert await spent(ledger, BERT, NOON + 3) == Spent(mails=1, last_hour=(NOON + 2,))
-    both = await spent(ledger, [BERT, ANNA], NOON + 3)
+    both = await ledger.spent([BERT, ANNA], NOON + 3)
     assert both == {name: await spent(ledger, name, NOON + 3) for name in (ANNA, BERT)}
-    assert await spent(ledger, [], NOON + 3) == {}
+    assert await ledger.spent([], NOON + 3) == {}
     assert await ledger.overall_last_hour(NOON + 3) == 3
 
 

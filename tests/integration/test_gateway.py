@@ -131,8 +131,9 @@ def started(**counts: Any) -> dict[str, Any]:
     return {"type": "message_start", "message": usage(output_tokens=1, **counts)}
 
 
-def _now() -> float:
-    return time.time()
+async def spent(ledger: Ledger) -> Spent:
+    """What the sender has used today."""
+    return (await ledger.spent([PAYER.sender], time.time()))[PAYER.sender]
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -284,10 +285,10 @@ async def test_a_stream_is_charged_by_what_it_says_of_itself(
     ):
         await at.post()
         await at.meter.settled()
-        spent = await at.gateway.ledger.spent(PAYER.sender, _now())
+        charged = await spent(at.gateway.ledger)
         assert (at.meter.input_tokens, at.meter.output_tokens) == tokens
         assert at.meter.dollars == pytest.approx(dollars / 1e6)
-        assert spent == Spent(tokens=sum(tokens), dollars=round(dollars / 1e6, 6), requests=1)
+        assert charged == Spent(tokens=sum(tokens), dollars=round(dollars / 1e6, 6), requests=1)
         assert at.meter.first_request_at > 0
         assert await client.keys("*request*") == []
 
@@ -306,7 +307,7 @@ async def test_a_request_is_charged_before_it_is_made(short_path: Path, redis_ur
     other, _ = await connect(redis_url)
 
     async def look(_: web.Request) -> web.Response:
-        seen.append(await RedisLedger(other).spent(PAYER.sender, _now()))
+        seen.append(await spent(RedisLedger(other)))
         return web.json_response(usage(input_tokens=1, output_tokens=1))
 
     async with (
@@ -317,8 +318,8 @@ async def test_a_request_is_charged_before_it_is_made(short_path: Path, redis_ur
     ):
         await at.post()
         await at.meter.settled()
-        assert [(spent.requests, spent.dollars) for spent in seen] == [(1, 10.0)]
-        assert (await at.gateway.ledger.spent(PAYER.sender, _now())).dollars == 1.0
+        assert [(each.requests, each.dollars) for each in seen] == [(1, 10.0)]
+        assert (await spent(at.gateway.ledger)).dollars == 1.0
 
 
 @pytest.mark.parametrize(
@@ -398,7 +399,7 @@ async def test_a_model_that_is_away_tells_the_cli_to_try_again_and_costs_nothing
         await at.meter.settled()
         assert status == 502
         assert json.loads(answer)["error"]["type"] == "api_error"
-        assert await at.gateway.ledger.spent(PAYER.sender, _now()) == Spent(requests=1)
+        assert await spent(at.gateway.ledger) == Spent(requests=1)
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500, 529])
@@ -413,7 +414,7 @@ async def test_an_error_of_the_model_passes_with_its_retry_after_and_costs_nothi
             assert (response.status, await response.json()) == (status, {"type": "error"})
             assert (response.headers["retry-after"], response.headers["x-should-retry"]) == ("7", "no")
         await at.meter.settled()
-        assert await at.gateway.ledger.spent(PAYER.sender, _now()) == Spent(requests=1)
+        assert await spent(at.gateway.ledger) == Spent(requests=1)
 
 
 async def test_a_redirection_is_not_followed(short_path: Path) -> None:
@@ -505,7 +506,7 @@ async def test_a_session_that_ends_meanwhile_has_paid(short_path: Path) -> None:
             await asked.wait()
         with pytest.raises(aiohttp.ClientError):
             await asking
-    assert (await ledger.spent(PAYER.sender, _now())).tokens > 77
+    assert (await spent(ledger)).tokens > 77
 
 
 async def test_the_socket_is_the_owner_s_alone_and_gone_afterwards(short_path: Path) -> None:
