@@ -1,6 +1,5 @@
 """The model's server: a pool of connections; a request is passed on with the key, its answer back as it comes."""
 
-import asyncio
 import json
 import logging
 import time
@@ -70,7 +69,7 @@ class Upstream:
         tls = tls_context("tls", self._model.ca_file)
         self._pool = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=tls or True, limit=0),
-            timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=self._model.timeout_seconds, connect=CONNECT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=True,
         )
@@ -83,7 +82,7 @@ class Upstream:
     async def answer(self, request: web.BaseRequest, body: dict[str, Any], entry: Entry) -> web.StreamResponse:
         """Ask the model and pass its answer back; `entry` says afterwards how that went and what it used."""
         try:
-            async with asyncio.timeout(self._model.timeout_seconds), self._asked(request, body) as upstream:
+            async with self._asked(request, body) as upstream:
                 entry.status, entry.upstream_id = upstream.status, upstream.headers.get("request-id", "")
                 if 300 <= upstream.status < 400:  # to where nobody configured
                     raise aiohttp.ClientPayloadError(f"a redirection, {upstream.status}")

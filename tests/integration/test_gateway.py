@@ -58,7 +58,7 @@ class Served:
         writer.write(data)
         back = b""
         with contextlib.suppress(TimeoutError):
-            while chunk := await asyncio.wait_for(reader.read(65536), 0.5):
+            while chunk := await asyncio.wait_for(reader.read(65536), 1):
                 back += chunk
         writer.close()
         return back
@@ -489,6 +489,20 @@ async def test_a_model_that_is_silent_for_too_long_may_have_worked(short_path: P
         assert (await at.post({**ASK, "max_tokens": 77}))[0] == 502
         await at.meter.settled()
         assert at.meter.output_tokens == 77
+
+
+async def test_a_stream_that_takes_too_long_is_cut(short_path: Path) -> None:
+    async def stuck(request: web.Request) -> web.StreamResponse:
+        await events(request, started(input_tokens=3))
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with Upstream(stuck) as upstream, served(upstream.url, short_path / "s", timeout_seconds=0.5) as at:
+        back = await at.raw(INNER)
+        await at.meter.settled()
+        assert back.count(b"HTTP/1.1") == 1
+        assert not back.endswith(b"\r\n0\r\n\r\n"), "it must not look whole"
+        assert at.meter.input_tokens == 3
 
 
 async def test_a_session_that_ends_meanwhile_has_paid(short_path: Path) -> None:
