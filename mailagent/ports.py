@@ -102,6 +102,7 @@ class CursorMove:
 
 Lane = Literal["turns", "delivery"]
 """The two queues: jobs waiting for the agent, and the outbox."""
+LANES: tuple[Lane, ...] = ("turns", "delivery")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +112,17 @@ class Claim:
     lane: Lane
     thread: ThreadId
     token: str
-    entry: str
-    """The stream entry that announced the thread, renewed together with the lease."""
     job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A job as an operator sees it; `at_work` when it is the one that a worker has; `due`, in Unix seconds of the
+    store, when its thread is delayed."""
+
+    job: Job
+    at_work: bool
+    due: float | None
 
 
 class Jobs(Protocol):
@@ -146,10 +155,12 @@ class Jobs(Protocol):
         """The thread, None when unknown."""
 
     async def claim(self, lane: Lane, wait: float) -> Claim | None:
-        """Lease the next thread with work in this lane; None when there was none for `wait` seconds."""
+        """Lease the next thread with work in this lane; None when there was none for `wait` seconds. First those whose
+        worker fell silent; then, by turns, those of every sender who has any: whoever is new waits for at most one
+        thread of each other sender."""
 
     async def renew(self, claim: Claim) -> None:
-        """Extend the lease and the claim on its announcement together."""
+        """Extend the lease. One that ran out is as good as before, as long as nobody took the thread."""
 
     async def save(self, claim: Claim, job: Job) -> None:
         """Store the job's new stage; it stays first in this lane."""
@@ -163,10 +174,11 @@ class Jobs(Protocol):
         and take out those that it `merged`."""
 
     async def finish(self, claim: Claim, job: Job) -> None:
-        """Store the job's last stage, take it out of its lane, give the lease back."""
+        """Store the job's last stage, take it out of its lane, give the lease back. An ending that people must see is
+        listed under its place (core.job.PLACES)."""
 
     async def retry(self, claim: Claim, job: Job, delay: float) -> None:
-        """Give the lease back and announce the thread again after `delay` seconds; `job.attempts` is stored."""
+        """Give the lease back; the thread is due again after `delay` seconds. `job.attempts` is stored."""
 
     async def find(self, key: str) -> Job | None:
         """The job with this id or this Message-ID (received or sent)."""
@@ -174,11 +186,27 @@ class Jobs(Protocol):
     async def bounced(self, message_id: str, reason: str, now: float) -> Job | None:
         """Note that the reply with this Message-ID came back; None when no sent reply of ours has it."""
 
+    async def change(self, job: Job, after: Job) -> bool:
+        """For operators: store `after`, the same job in another stage, if it is still stored as `job` and no worker has
+        its thread; False when that is not so. With a stage of a lane, a job that is in none is put back at the end of
+        that lane; with an ending, a waiting job is taken out of its lane. From one lane to another is never."""
+
+    async def depth(self) -> int:
+        """How many jobs wait for the agent, those at work included; asked often."""
+
     async def counts(self) -> dict[str, int]:
-        """How many jobs wait: keys turns, delivery, later; and how many ended badly: dead, bounced."""
+        """How many jobs there are in each place: turns, delivery, and the endings that people must see; and how many
+        threads are delayed: later."""
+
+    async def listed(self, place: str, limit: int) -> tuple[Listed, ...]:
+        """The jobs of one place, at most `limit`, those first that have been there longest; with place "later" the jobs
+        that delay their threads, those first that are due first."""
+
+    async def check(self) -> list[str]:
+        """What does not agree in the store, each in plain words; changes nothing and disturbs nobody."""
 
     async def repair(self) -> int:
-        """The janitor: announce every thread that has work but no announcement; returns how many."""
+        """The janitor: mend what `check` finds after a loss of data; returns how much there was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,118 +1,47 @@
-"""The job queue in Redis: a list of jobs per thread, a stream that announces threads, a lease on each one at work."""
+"""The job queue in Redis: a list of jobs per thread, and sorted sets of those that are due, delayed and leased."""
 
 import asyncio
 import hashlib
 import itertools
 import json
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
-from importlib import resources
+import time
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal
 
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.commands.core import AsyncScript
-from redis.exceptions import (
-    AuthenticationError,
-    ConnectionError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    ResponseError,
-    TimeoutError,
-)
 
-from mailagent.core.errors import ConfigError, LeaseLostError, TemporaryError
-from mailagent.core.job import Bounced, Composed, Dead, Job, Sent, decode, encode
+from mailagent.adapters.redis_client import connect, script, store_errors
+from mailagent.core.errors import ConfigError, LeaseLostError
+from mailagent.core.job import PLACES, Bounced, Composed, Job, Sent, decode, encode
 from mailagent.core.values import Mailbox, Thread, ThreadId
-from mailagent.ports import Claim, CursorMove, Lane
+from mailagent.ports import LANES, Claim, CursorMove, Lane, Listed
 
 __all__ = ["PREFIX", "Redis", "RedisJobs", "connect", "script", "store_errors"]
 
 PREFIX = "{ma}"
 """The hash tag puts all keys into one slot, as a script needs it (redis.io/docs/reference/cluster-spec)."""
 
-_LANES: tuple[Lane, ...] = ("turns", "delivery")
-_PASSING = ("MISCONF", "BUSY ", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
-_LOOK = 1.0
-"""Seconds after which a waiting claim looks again for threads of dead workers and delays that others set."""
-_CONSUMER_IDLE = 3600.0
-"""Seconds of silence after which a consumer without announcements is forgotten; a live one asks every second."""
-
-
-async def connect(url: str) -> tuple[Redis, list[str]]:
-    """A client for a server that is fit to keep mail, and warnings about what could be better.
-
-    Raises ConfigError naming every setting that must change, TemporaryError when the server cannot be reached."""
-    try:
-        # A script that redis-py sent again after a lost answer would run twice: every failure goes to the caller.
-        client = Redis.from_url(
-            url,
-            decode_responses=True,
-            encoding_errors="surrogatepass",
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=10,
-        )
-    except ValueError as error:
-        raise ConfigError(f"redis.url is not valid: {error}") from error
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(client.aclose)
-        with store_errors():
-            warnings = await _check(client)
-        stack.pop_all()
-    return client, warnings
-
-
-async def _check(client: Redis) -> list[str]:
-    try:
-        # INFO, since hosted servers often forbid CONFIG.
-        info = await client.info()
-    except ConnectionError as error:
-        if isinstance(error.__cause__ or error, AuthenticationError):
-            raise ConfigError(f"redis.url: the server refuses the user or the password: {error}") from error
-        raise
-    faults = []
-    version = str(info["redis_version"])
-    if int(version.partition(".")[0]) < 7:
-        faults.append(f"redis.url: the server is Redis {version}, but 7 or newer is needed: upgrade it")
-    if info["maxmemory_policy"] != "noeviction":
-        faults.append("redis.url: the server may drop keys when memory is short: set maxmemory-policy noeviction")
-    if not info["aof_enabled"]:
-        faults.append("redis.url: the server does not log its writes: set appendonly yes")
-    if faults:
-        raise ConfigError(*faults)
-    return await _warnings(client)
-
-
-async def _warnings(client: Redis) -> list[str]:
-    try:
-        fsync = (await client.config_get("appendfsync"))["appendfsync"]
-    except (NoPermissionError, ResponseError):
-        return ["redis.url: the server does not tell its appendfsync; with less than always a crash may repeat work"]
-    if fsync == "always":
-        return []
-    return [f"redis.url: with appendfsync {fsync} a crash of the server may repeat work: set appendfsync always"]
-
-
-@contextmanager
-def store_errors() -> Iterator[None]:
-    """Maps what Redis says when it is away, busy, full or read-only to TemporaryError; what else it says is a bug."""
-    try:
-        yield
-    except (ConnectionError, TimeoutError, ReadOnlyError, OutOfMemoryError) as error:
-        raise TemporaryError(f"Redis: {error}") from error
-    except ResponseError as error:
-        if not str(error).startswith(_PASSING):
-            raise
-        raise TemporaryError(f"Redis: {error}") from error
-
-
-def script(client: Redis, *names: str) -> AsyncScript:
-    """The script that is written in these files, one after the other."""
-    folder = resources.files("mailagent.adapters") / "redis_scripts"
-    return client.register_script("\n".join((folder / f"{name}.lua").read_text("utf-8") for name in names))
+_PATIENCE = 5.0
+"""How long one read waits for the bell: less than the time after which a silent server is given up."""
+_LOOK_SECONDS = 3600.0
+_SCRIPTS = (
+    "listed",
+    "look",
+    "advance",
+    "accept",
+    "claim",
+    "renew",
+    "save",
+    "waiting",
+    "hand_over",
+    "finish",
+    "retry",
+    "change",
+)
+_INDEXES = sorted(set(PLACES.values()) - {""})
+_CHUNK = 500
+"""How many things one script looks at: about a millisecond in which nobody else is served."""
 
 
 class RedisJobs:
@@ -131,8 +60,8 @@ class RedisJobs:
         self._lease = lease_seconds
         self._retention = retention_seconds
         self._prefix = prefix
-        names = ("advance", "accept", "bounced", "claim", "renew", "save", "hand_over", "finish", "retry", "repair")
-        self._scripts = {name: script(client, "common", name) for name in names}
+        self._looked: tuple[str, float] | None = None
+        self._scripts = {name: script(client, "common", name) for name in _SCRIPTS}
 
     async def belong_to(self, state: str) -> None:
         """Say once whose jobs these are. ConfigError when they are another's: their files lie in its state directory,
@@ -169,7 +98,7 @@ class RedisJobs:
     async def _accept(self, jobs: Sequence[Job], move: CursorMove | None) -> int | None:
         """How many of the jobs are new; None when the cursor is elsewhere."""
         values = [value for job in jobs for value in self._new(job)]
-        news: int | None = await self._run("accept", self._retention, *(_move(move) if move else ("", 0, 0)), *values)
+        news: int | None = await self._run("accept", *(_move(move) if move else ("", 0, 0)), *values)
         return news
 
     def _new(self, job: Job) -> tuple[str, ...]:
@@ -197,44 +126,42 @@ class RedisJobs:
         until = clock() + wait
         token = f"{self._owner}:{next(self._fences)}"
         while True:
-            found = await self._run("claim", lane, self._owner, token, _milliseconds(self._lease))
-            if len(found) == 3:
-                return Claim(lane, ThreadId(found[1]), token, found[0], decode(found[2]))
-            newest, due = found
+            first, second = await self._run("claim", lane, token, _milliseconds(self._lease))
+            if isinstance(second, str):
+                return Claim(lane, ThreadId(first), token, decode(second))
             left = until - clock()
             if left <= 0:
                 return None
-            await self._news(lane, newest, min(left, _LOOK, self._lease, due / 1000 if due >= 0 else left))
+            # A lease that another takes from now on runs out no earlier than one of ours would.
+            await self._bell(lane, first, min(left, self._lease, _PATIENCE, second / 1000 if second >= 0 else left))
 
-    async def _news(self, lane: Lane, newest: str, timeout: float) -> None:
+    async def _bell(self, lane: Lane, last: str, timeout: float) -> None:
         with store_errors():
-            await self._client.xread({self._key("ready", lane): newest}, count=1, block=_milliseconds(timeout))
+            await self._client.xread({self._key("bell", lane): last}, count=1, block=_milliseconds(timeout))
 
     async def renew(self, claim: Claim) -> None:
-        await self._write("renew", claim, self._owner, _milliseconds(self._lease))
+        await self._write("renew", claim, _milliseconds(self._lease))
 
     async def save(self, claim: Claim, job: Job) -> None:
         await self._write("save", claim, job.id, encode(job))
 
     async def waiting(self, claim: Claim) -> tuple[Job, ...]:
-        with store_errors():
-            jobs = await self._client.lrange(self._key(claim.lane, claim.thread), 1, -1)
-            bodies = [await self._client.hget(self._key("job", str(job)), "body") for job in jobs]
-        return tuple(decode(str(body)) for body in bodies if body is not None)
+        return tuple(map(decode, await self._run("waiting", claim.lane, claim.thread, claim.job.id)))
 
     async def hand_over(self, claim: Claim, job: Job, merged: Sequence[Job] = ()) -> None:
         if not isinstance(job.stage, Composed):
             raise TypeError(f"a job is handed over when it is composed, not {type(job.stage).__name__}")
-        index = self._index(job.stage.message_id)
         others = [text for each in merged for text in (each.id, encode(each))]
-        await self._write("hand_over", claim, job.id, encode(job), index, self._retention, *others)
+        await self._write("hand_over", claim, job.id, encode(job), self._index(job.stage.message_id), *others)
 
     async def finish(self, claim: Claim, job: Job) -> None:
-        dead = int(isinstance(job.stage, Dead))
-        await self._write("finish", claim, job.id, encode(job), dead, self._retention)
+        place = PLACES[type(job.stage)]
+        if place in LANES:
+            raise TypeError(f"a job that is {type(job.stage).__name__} is not at its end")
+        await self._write("finish", claim, job.id, encode(job), place, self._retention)
 
     async def retry(self, claim: Claim, job: Job, delay: float) -> None:
-        await self._write("retry", claim, job.id, encode(job), int(delay * 1000))
+        await self._write("retry", claim, job.id, encode(job), round(delay * 1000))
 
     async def find(self, key: str) -> Job | None:
         with store_errors():
@@ -247,33 +174,96 @@ class RedisJobs:
         if job is None or not isinstance(job.stage, Sent) or job.stage.composed.message_id != message_id:
             return None
         later = job.at(Bounced(job.stage.composed, reason), "bounced", now)
-        return later if await self._run("bounced", job.id, encode(job), encode(later)) else None
+        return later if await self.change(job, later) else None
+
+    async def change(self, job: Job, after: Job) -> bool:
+        with store_errors():
+            body = await self._client.hget(self._key("job", job.id), "body")
+        # What is compared is the text that was read: another version of us may have written it in other words.
+        if body is None or decode(str(body)) != job:
+            return False
+        place = PLACES[type(after.stage)]
+        return bool(await self._run("change", job.id, job.thread, str(body), encode(after), place, self._retention))
+
+    async def depth(self) -> int:
+        with store_errors():
+            return int(await self._client.zcard(self._key("index", "turns")))
 
     async def counts(self) -> dict[str, int]:
         """As promised; turns and delivery include jobs that are worked at or delayed, later counts delayed threads."""
         with store_errors():
-            turns, delivery = [
-                sum([await self._client.llen(self._key(lane, thread)) for thread in await self._busy(lane)])
-                for lane in _LANES
-            ]
-            later = sum([await self._client.zcard(self._key("later", lane)) for lane in _LANES])
-            dead, bounced = [await self._client.zcard(self._key(name)) for name in ("dead", "bounced")]
-        return {"turns": turns, "delivery": delivery, "later": later, "dead": dead, "bounced": bounced}
+            places = {name: await self._client.zcard(self._key("index", name)) for name in _INDEXES}
+            later = sum([await self._client.zcard(self._key("later", lane)) for lane in LANES])
+        return {**places, "later": later}
+
+    async def listed(self, place: str, limit: int) -> tuple[Listed, ...]:
+        lanes = LANES if place == "later" else (place,)
+        found = [each for lane in lanes for each in await self._run("listed", place, lane, limit)]
+        listed = [
+            Listed(decode(body), bool(at_work), float(due) / 1000 if due else None) for body, at_work, due in found
+        ]
+        if place == "later":
+            listed.sort(key=lambda each: each.due or 0.0)
+        return tuple(listed[:limit])
+
+    async def check(self) -> list[str]:
+        return await self._look(mend=False)
 
     async def repair(self) -> int:
+        """As promised. Only a loss of data makes it necessary, so all is looked at when the server is another one than
+        at the last look, or was started again, and once an hour."""
         with store_errors():
-            busy = {lane: await self._busy(lane) for lane in _LANES}
-        idle = _milliseconds(_CONSUMER_IDLE)
-        return sum([await self._run("repair", lane, idle, self._retention, *busy[lane]) for lane in _LANES])
+            info = await self._client.info("server", "replication")
+        server, now = f"{info['run_id']} {info['master_replid']}", time.monotonic()
+        if self._looked and self._looked[0] == server and now < self._looked[1] + _LOOK_SECONDS:
+            return 0
+        found = await self._look(mend=True)
+        self._looked = server, now
+        return len(found)
 
-    async def _busy(self, lane: Lane) -> list[str]:
-        """The threads with work in this lane: found by looking at all keys, since an index could be lost itself."""
-        start = self._key(lane, "")
-        found = [key async for key in self._client.scan_iter(match=f"{start}*", count=1000, _type="list")]
-        return sorted({key.removeprefix(start) for key in found})
+    async def _look(self, *, mend: bool) -> list[str]:
+        """All findings. The lists come first, so that no job is put back beside another that is taken out."""
+        found = []
+        for lane in LANES:
+            found += await self._look_at(mend, "list", lane, self._named(lane, "list"))
+        found += await self._look_at(mend, "job", "", self._named("job", "hash"))
+        for lane in LANES:
+            for name in ("due", "later", "leases"):
+                found += await self._look_at(mend, "thread", lane, self._members(name, lane))
+            found += await self._look_at(mend, "thread", lane, self._holders(lane))
+        for place in _INDEXES:
+            found += await self._look_at(mend, "entry", place, self._members("index", place))
+        return found
+
+    async def _look_at(self, mend: bool, what: str, place: str, names: AsyncIterator[str]) -> list[str]:
+        found: list[str] = []
+        chunk: list[str] = []
+        async for name in names:
+            chunk.append(name)
+            if len(chunk) == _CHUNK:
+                found += await self._run("look", int(mend), what, place, self._retention, *chunk)
+                chunk = []
+        return found + (await self._run("look", int(mend), what, place, self._retention, *chunk) if chunk else [])
+
+    async def _named(self, kind: str, type_: str) -> AsyncIterator[str]:
+        """What follows `kind` in the names of keys: by looking at all keys, since an index could be lost itself."""
+        start = self._key(kind, "")
+        with store_errors():
+            async for key in self._client.scan_iter(match=f"{start}*", count=1000, _type=type_):
+                yield str(key).removeprefix(start)
+
+    async def _members(self, *parts: str) -> AsyncIterator[str]:
+        with store_errors():
+            async for member, _ in self._client.zscan_iter(self._key(*parts), count=1000):
+                yield str(member)
+
+    async def _holders(self, lane: Lane) -> AsyncIterator[str]:
+        with store_errors():
+            async for thread, _ in self._client.hscan_iter(self._key("tokens", lane), count=1000):
+                yield str(thread)
 
     async def _write(self, name: str, claim: Claim, *arguments: str | int) -> None:
-        if not await self._run(name, claim.lane, claim.thread, claim.token, claim.entry, *arguments):
+        if not await self._run(name, claim.lane, claim.thread, claim.token, *arguments):
             raise LeaseLostError(f"{claim.token} no longer holds {claim.thread} in {claim.lane}")
 
     async def _run(self, name: str, *arguments: str | int) -> Any:

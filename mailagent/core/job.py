@@ -82,6 +82,18 @@ class Dead:
 
 Stage = Received | Answered | Composed | Sending | Sent | Bounced | Merged | Dead
 
+PLACES: dict[type[Stage], str] = {
+    Received: "turns",
+    Answered: "turns",
+    Composed: "delivery",
+    Sending: "delivery",
+    Sent: "",
+    Bounced: "bounced",
+    Merged: "",
+    Dead: "dead",
+}
+"""Where a job of a stage stands: in one of the two lanes, among the endings that people must see, or nowhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stamp:

@@ -31,4 +31,4 @@ class Upkeep:
             log.warning("upkeep: the store is away: %s", error)
             return
         if repaired:
-            log.warning("upkeep: %d threads had work but were not announced; they are now", repaired)
+            log.warning("upkeep: %d things in the queue did not agree after a loss of data; they do now", repaired)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mailagent.core.errors import LeaseLostError
-from mailagent.core.job import Bounced, Composed, Dead, Job, Received, Sent, Stamp
+from mailagent.core.job import PLACES, Bounced, Composed, Job, Received, Sent, Stamp
 from mailagent.core.values import BlobId, JobId, Mailbox, Thread, ThreadId, Usage
-from mailagent.ports import Claim, CursorMove, Lane
+from mailagent.ports import LANES, Claim, CursorMove, Lane, Listed
 
 INBOX = Mailbox("agent@example.org", "INBOX", 7)
 
@@ -54,6 +54,10 @@ class Shelf:
     lanes: dict[Lane, dict[ThreadId, list[JobId]]] = field(default_factory=lambda: {"turns": {}, "delivery": {}})
     leases: dict[tuple[Lane, ThreadId], tuple[str, float]] = field(default_factory=dict)
     later: dict[tuple[Lane, ThreadId], float] = field(default_factory=dict)
+    due: dict[Lane, dict[ThreadId, int]] = field(default_factory=lambda: {"turns": {}, "delivery": {}})
+    last: dict[tuple[Lane, str], int] = field(default_factory=dict)
+    """The highest place among the due that each sender was given."""
+    places: dict[str, list[JobId]] = field(default_factory=lambda: {place: [] for place in PLACES.values()})
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -88,7 +92,8 @@ class FakeJobs:
         self.shelf.threads[job.thread] = replace(thread, participants=participants)
         if job.message_id:
             self.shelf.ids.setdefault(job.message_id, job.id)
-        self._put("turns", job)
+        self._enqueue("turns", job)
+        self._store(job)
         return "new"
 
     async def take_over(self, jobs: Sequence[Job], move: CursorMove) -> bool:
@@ -107,22 +112,27 @@ class FakeJobs:
     async def claim(self, lane: Lane, wait: float) -> Claim | None:
         until = self._now() + wait
         while True:
-            for thread, jobs in self.shelf.lanes[lane].items():
-                if self._free(lane, thread):
-                    return self._take(lane, thread, jobs[0])
+            if thread := self._next(lane):
+                return self._take(lane, thread)
             if self._now() >= until:
                 return None
             await self._news(until)
 
-    def _free(self, lane: Lane, thread: ThreadId) -> bool:
-        _, leased_until = self.shelf.leases.get((lane, thread), ("", 0.0))
-        return max(leased_until, self.shelf.later.get((lane, thread), 0.0)) <= self._now()
+    def _next(self, lane: Lane) -> ThreadId | None:
+        for of, thread in [place for place, due in self.shelf.later.items() if due <= self._now()]:
+            del self.shelf.later[of, thread]
+            self._announce(of, thread)
+        for (of, thread), (_, until) in self.shelf.leases.items():
+            if of == lane and until <= self._now():
+                return thread
+        due = self.shelf.due[lane]
+        return min(due, key=lambda thread: (due[thread], thread)) if due else None
 
-    def _take(self, lane: Lane, thread: ThreadId, job: JobId) -> Claim:
+    def _take(self, lane: Lane, thread: ThreadId) -> Claim:
         token = f"{self._owner}:{next(self._fences)}"
         self.shelf.leases[lane, thread] = (token, self._now() + self._lease)
-        self.shelf.later.pop((lane, thread), None)
-        return Claim(lane, thread, token, "", self.shelf.jobs[job])
+        self.shelf.due[lane].pop(thread, None)
+        return Claim(lane, thread, token, self.shelf.jobs[self.shelf.lanes[lane][thread][0]])
 
     async def _news(self, until: float) -> None:
         ends = [end for _, end in self.shelf.leases.values()] + list(self.shelf.later.values())
@@ -150,22 +160,23 @@ class FakeJobs:
             raise TypeError("not composed")
         thread = self.shelf.threads[job.thread]
         self.shelf.threads[job.thread] = replace(thread, turns=thread.turns + 1)
-        for each in merged:
-            self.shelf.jobs[each.id] = each
-            self.shelf.lanes[claim.lane][claim.thread].remove(each.id)
         self.shelf.ids[job.stage.message_id] = job.id
-        self._put("delivery", job)
-        self._leave(claim, job)
+        self._enqueue("delivery", job)
+        self._leave(claim, job, *merged)
 
     async def finish(self, claim: Claim, job: Job) -> None:
         self._check(claim)
-        self.shelf.jobs[job.id] = job
+        if PLACES[type(job.stage)] in LANES:
+            raise TypeError("not at its end")
         self._leave(claim, job)
 
     async def retry(self, claim: Claim, job: Job, delay: float) -> None:
         self._check(claim)
         self.shelf.jobs[job.id] = job
-        self.shelf.later[claim.lane, claim.thread] = self._now() + delay
+        if delay > 0:
+            self.shelf.later[claim.lane, claim.thread] = self._now() + delay
+        else:
+            self._announce(claim.lane, claim.thread)
         self._release(claim)
 
     async def find(self, key: str) -> Job | None:
@@ -175,28 +186,98 @@ class FakeJobs:
         job = await self.find(message_id)
         if job is None or not isinstance(job.stage, Sent) or job.stage.composed.message_id != message_id:
             return None
-        self.shelf.jobs[job.id] = job.at(Bounced(job.stage.composed, reason), "bounced", now)
+        self._store(job.at(Bounced(job.stage.composed, reason), "bounced", now))
         return self.shelf.jobs[job.id]
 
+    async def change(self, job: Job, after: Job) -> bool:
+        before, to, thread = PLACES[type(job.stage)], PLACES[type(after.stage)], job.thread
+        if self.shelf.jobs.get(job.id) != job or (before in LANES and to in LANES):
+            return False
+        for lane in LANES:
+            if before == lane and (lane, thread) in self.shelf.leases:
+                return False
+            if before == lane:
+                self._take_out(lane, job)
+            if to == lane:
+                self._enqueue(lane, after)
+        self._store(after)
+        return True
+
+    def _take_out(self, lane: Lane, job: Job) -> None:
+        jobs = self.shelf.lanes[lane][job.thread]
+        if jobs[0] == job.id:
+            self.shelf.later.pop((lane, job.thread), None)
+        jobs.remove(job.id)
+        if not jobs:
+            del self.shelf.lanes[lane][job.thread]
+            self.shelf.due[lane].pop(job.thread, None)
+        elif (lane, job.thread) not in self.shelf.later:
+            self._announce(lane, job.thread)
+
+    async def depth(self) -> int:
+        return len(self.shelf.places["turns"])
+
     async def counts(self) -> dict[str, int]:
-        counts: dict[str, int] = {lane: sum(map(len, threads.values())) for lane, threads in self.shelf.lanes.items()}
-        dead = sum(isinstance(job.stage, Dead) for job in self.shelf.jobs.values())
-        bounced = sum(isinstance(job.stage, Bounced) for job in self.shelf.jobs.values())
-        return {**counts, "later": len(self.shelf.later), "dead": dead, "bounced": bounced}
+        counts = {place: len(jobs) for place, jobs in self.shelf.places.items() if place}
+        return {**counts, "later": len(self.shelf.later)}
+
+    async def listed(self, place: str, limit: int) -> tuple[Listed, ...]:
+        if place == "later":
+            delayed = sorted(self.shelf.later, key=self.shelf.later.__getitem__)
+            jobs = [self.shelf.lanes[lane][thread][0] for lane, thread in delayed]
+        else:
+            jobs = self.shelf.places[place]
+        return tuple(self._seen(self.shelf.jobs[job]) for job in jobs[:limit])
+
+    def _seen(self, job: Job) -> Listed:
+        for lane in LANES:
+            if PLACES[type(job.stage)] == lane:
+                at_work = (lane, job.thread) in self.shelf.leases and self.shelf.lanes[lane][job.thread][0] == job.id
+                return Listed(job, at_work, self.shelf.later.get((lane, job.thread)))
+        return Listed(job, at_work=False, due=None)
+
+    async def check(self) -> list[str]:
+        return []
 
     async def repair(self) -> int:
         return 0
 
-    def _put(self, lane: Lane, job: Job) -> None:
-        self.shelf.jobs[job.id] = job
-        self.shelf.lanes[lane].setdefault(job.thread, []).append(job.id)
+    def _enqueue(self, lane: Lane, job: Job) -> None:
+        jobs = self.shelf.lanes[lane].setdefault(job.thread, [])
+        jobs.append(job.id)
+        if len(jobs) == 1:
+            self._announce(lane, job.thread)
+
+    def _announce(self, lane: Lane, thread: ThreadId) -> None:
+        """Due at a place that is fair: those of one sender two apart, a newcomer's one behind the first."""
+        due, sender = self.shelf.due[lane], self.shelf.threads[thread].owner
+        if thread in due:
+            return
+        first = min(due.values(), default=-1)
+        if not due:
+            self.shelf.last = {key: last for key, last in self.shelf.last.items() if key[0] != lane}
+        due[thread] = max(first + 1, self.shelf.last.get((lane, sender), -2) + 2)
+        self.shelf.last[lane, sender] = due[thread]
         self._notify()
 
-    def _leave(self, claim: Claim, job: Job) -> None:
-        jobs = self.shelf.lanes[claim.lane].pop(claim.thread)
-        jobs.remove(job.id)
-        if jobs:
-            self.shelf.lanes[claim.lane][claim.thread] = jobs
+    def _store(self, job: Job) -> None:
+        place = self.shelf.places[PLACES[type(job.stage)]]
+        self.shelf.jobs[job.id] = job
+        if job.id not in place:
+            for jobs in self.shelf.places.values():
+                if job.id in jobs:
+                    jobs.remove(job.id)
+            place.append(job.id)
+
+    def _leave(self, claim: Claim, *jobs: Job) -> None:
+        """Store these jobs, all of this lane and thread, in their new stages, and give the lease back."""
+        left = self.shelf.lanes[claim.lane].pop(claim.thread)
+        for job in jobs:
+            self._store(job)
+            left.remove(job.id)
+        if left:
+            self.shelf.lanes[claim.lane][claim.thread] = left
+            self._announce(claim.lane, claim.thread)
         self._release(claim)
 
     def _release(self, claim: Claim) -> None:
@@ -208,8 +289,8 @@ class FakeJobs:
         self.shelf.changed = asyncio.Event()
 
     def _check(self, claim: Claim) -> None:
-        token, until = self.shelf.leases.get((claim.lane, claim.thread), ("", 0.0))
-        if token != claim.token or until <= self._now():
+        token, _ = self.shelf.leases.get((claim.lane, claim.thread), ("", 0.0))
+        if token != claim.token:
             raise LeaseLostError(claim.token)
 
     def _now(self) -> float:

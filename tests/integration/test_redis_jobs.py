@@ -1,6 +1,7 @@
 """What the job queue promises of Redis alone: it survives losses, forgets in time, and names what is wrong."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mailagent.core.values import ThreadId
 from mailagent.ports import CursorMove, Jobs
 from tests.fakes.jobs import INBOX, a_job, composed, sent
 
-READY = "{ma}:ready:turns"
+DUE = "{ma}:due:turns"
 
 
 @pytest.fixture
@@ -44,8 +45,15 @@ async def done(jobs: Jobs) -> list[str]:
 
 async def ttls(client: Redis) -> set[int]:
     """How long the keys of threads are kept; -1 is for ever."""
-    streams_and_cursors = ("{ma}:ready:turns", "{ma}:ready:delivery", "{ma}:cursors")
-    return {await client.ttl(key) async for key in client.scan_iter() if key not in streams_and_cursors}
+    of_threads = re.compile(r"{ma}:(job|mid|thread|names|participants):")
+    return {await client.ttl(key) async for key in client.scan_iter() if of_threads.match(key)}
+
+
+async def lose_all_that_is_derived(client: Redis) -> None:
+    """What a torn log can break, and more."""
+    for kind in ("due", "later", "leases", "tokens", "last", "bell", "index"):
+        async for key in client.scan_iter(match=f"{{ma}}:{kind}:*"):
+            await client.delete(key)
 
 
 # Losses
@@ -63,85 +71,67 @@ async def test_work_goes_on_after_all_data_was_lost(client: Redis, jobs: Jobs) -
     assert await done(jobs) == ["j1"]
 
 
-async def test_a_lost_group_delivers_what_was_announced_once_more(client: Redis, jobs: Jobs) -> None:
-    for name in ("j1", "j2"):
-        await jobs.accept(a_job(name, name), None)
-    at_work = await jobs.claim("turns", 0)
-    assert at_work
-    await client.xgroup_destroy(READY, "workers")
-    assert await done(jobs) == ["j2"]
-    await jobs.renew(at_work)
-    await jobs.hand_over(at_work, composed(at_work.job))
-
-
-async def test_the_janitor_announces_what_lost_its_announcement(client: Redis, jobs: Jobs) -> None:
+async def test_the_janitor_makes_again_all_that_is_derived(client: Redis, jobs: Jobs) -> None:
     for name in ("j1", "j2", "j3", "j4"):
         await jobs.accept(a_job(name, f"t{name}"), None)
-    at_work, delayed, handed_over = [await jobs.claim("turns", 0) for _ in range(3)]
-    assert at_work
-    assert delayed
+    dead, handed_over, at_work = [await jobs.claim("turns", 0) for _ in range(3)]
+    assert dead
     assert handed_over
-    await jobs.retry(delayed, delayed.job, 3600)
+    assert at_work
+    await jobs.finish(dead, dead.job.at(Dead("no"), "dead", 2.0))
     await jobs.hand_over(handed_over, composed(handed_over.job))
-    await client.delete(READY, "{ma}:ready:delivery")
+    before = await jobs.counts()
+    await lose_all_that_is_derived(client)
     assert await jobs.claim("turns", 0) is None
-    assert await jobs.repair() == 2
-    assert await jobs.repair() == 0
-    assert await done(jobs) == ["j4"]
+    assert sorted(await jobs.check()) == [
+        "job j1 is in dead but not in its index",
+        "job j2 is in delivery but not in its index",
+        "job j3 is in turns but not in its index",
+        "job j4 is in turns but not in its index",
+        "thread tj2 has work in delivery but is neither due nor delayed nor leased",
+        "thread tj3 has work in turns but is neither due nor delayed nor leased",
+        "thread tj4 has work in turns but is neither due nor delayed nor leased",
+    ]
+    assert await jobs.repair() == 7
+    assert await jobs.check() == []
+    assert await jobs.counts() == before
+    with pytest.raises(LeaseLostError):
+        await jobs.save(at_work, at_work.job)
+    assert await done(jobs) == ["j3", "j4"]
     assert await jobs.claim("delivery", 0)
-    await jobs.renew(at_work)
-    await jobs.hand_over(at_work, composed(at_work.job))
 
 
-async def test_the_janitor_announces_what_a_dead_worker_left_unannounced(client: Redis) -> None:
-    jobs = on(client, lease=0.1)
-    await jobs.accept(a_job(), None)
-    assert await jobs.claim("turns", 0)
-    await client.delete(READY)
-    async with asyncio.timeout(20):
-        while not await jobs.repair():
-            assert await jobs.claim("turns", 0.01) is None
+async def test_a_worker_goes_on_when_only_its_lease_was_lost(client: Redis, jobs: Jobs) -> None:
+    """Who shows the token may write, until another takes the thread; his next heartbeat makes the lease again."""
+    await jobs.accept(a_job("j1"), None)
+    claim = await jobs.claim("turns", 0)
+    assert claim
+    await client.delete("{ma}:leases:turns")
+    assert await jobs.repair() == 1
+    await jobs.renew(claim)
+    assert await on(client, "b").claim("turns", 0) is None
+    await jobs.hand_over(claim, composed(claim.job))
+    assert await jobs.check() == []
+
+
+async def test_a_thread_that_is_due_without_work_is_passed_over(client: Redis, jobs: Jobs) -> None:
+    await client.zadd(DUE, {"unknown": -1})
+    await client.zadd("{ma}:leases:turns", {"also-unknown": 1})
+    await jobs.accept(a_job("j1"), None)
     assert await done(jobs) == ["j1"]
+    assert not await client.exists(DUE, "{ma}:leases:turns")
 
 
-async def test_a_thread_that_is_announced_many_times_is_handed_out_once(client: Redis, jobs: Jobs) -> None:
+async def test_a_thread_that_is_due_too_early_waits(client: Redis, jobs: Jobs) -> None:
     await jobs.accept(a_job("j1"), None)
     await jobs.accept(a_job("j2"), None)
-    for _ in range(5):
-        await client.xadd(READY, {"thread": "t1"})
-        await client.xadd(READY, {"thread": "unknown"})
     claim = await jobs.claim("turns", 0)
     assert claim
+    await client.zadd(DUE, {"t1": 1})
     assert await on(client, "b").claim("turns", 0) is None
     await jobs.retry(claim, claim.job, 3600)
-    await client.xadd(READY, {"thread": "t1"})
+    await client.zadd(DUE, {"t1": 1})
     assert await jobs.claim("turns", 0) is None
-
-
-async def test_surplus_announcements_do_not_stay(client: Redis) -> None:
-    jobs = on(client, lease=0.1)
-    await jobs.accept(a_job("j1"), None)
-    for _ in range(5):
-        await client.xadd(READY, {"thread": "t1"})
-    claim = await jobs.claim("turns", 0)
-    assert claim
-    await jobs.hand_over(claim, composed(claim.job))
-    async with asyncio.timeout(20):
-        while await client.xlen(READY):
-            assert await jobs.claim("turns", 0.01) is None
-
-
-async def test_an_announcement_that_nobody_will_ever_get_is_none(client: Redis, jobs: Jobs) -> None:
-    """A torn log may bring back an entry that the group takes for delivered and acknowledged."""
-    await jobs.accept(a_job(), None)
-    claim = await jobs.claim("turns", 0)
-    assert claim
-    await client.xack(READY, "workers", claim.entry)
-    await client.delete("{ma}:lease:turns:t1")
-    assert await jobs.claim("turns", 0) is None
-    assert await jobs.repair() == 1
-    assert await done(jobs) == ["j1"]
-    assert await client.xlen(READY) == 0
 
 
 async def test_a_list_that_a_torn_log_brought_back_is_not_believed(client: Redis, jobs: Jobs) -> None:
@@ -154,7 +144,8 @@ async def test_a_list_that_a_torn_log_brought_back_is_not_believed(client: Redis
     await client.rpush("{ma}:turns:t1", "j1", "never-stored")
     await client.rpush("{ma}:delivery:t1", "j1")
     await jobs.accept(a_job("j2"), None)
-    assert await jobs.repair() == 2
+    for lane in ("turns", "delivery"):
+        await client.zadd(f"{{ma}}:due:{lane}", {"t1": 1})
     assert await done(jobs) == ["j2"]
     claim = await jobs.claim("delivery", 0)
     assert claim
@@ -174,16 +165,109 @@ async def test_a_lease_given_before_a_loss_is_no_lease_after_it(client: Redis) -
         await before.save(lost, lost.job)
 
 
-async def test_the_announcement_is_renewed_with_the_lease(client: Redis) -> None:
-    """Otherwise every waiting worker would take it over, find the lease, and try again, for as long as a turn lasts."""
-    jobs = on(client)
-    await jobs.accept(a_job(), None)
+async def test_a_job_that_a_torn_log_left_twice_in_its_list_is_not_merged_with_itself(
+    client: Redis, jobs: Jobs
+) -> None:
+    """Its first entry survived without its record, so it was fetched and stored again."""
+    await client.rpush("{ma}:turns:t1", "j1")
+    await jobs.accept(a_job("j1"), None)
+    await jobs.accept(a_job("j2"), None)
+    await jobs.repair()
+    await client.rpush("{ma}:turns:t1", "j1", "never-stored")
     claim = await jobs.claim("turns", 0)
     assert claim
-    await client.xclaim(READY, "workers", "another", 0, [claim.entry], idle=3_600_000, justid=True)
-    await jobs.renew(claim)
-    assert await client.xpending_range(READY, "workers", "-", "+", 1, idle=1_800_000) == []
-    assert len(await client.xpending_range(READY, "workers", "-", "+", 1)) == 1
+    assert [job.id for job in await jobs.waiting(claim)] == ["j2"]
+    await jobs.hand_over(claim, composed(claim.job))
+    assert await done(jobs) == ["j2"]
+
+
+# The look at everything
+
+
+FINDINGS = {
+    "no record": (
+        ("rpush", "{ma}:turns:t1", "j9"),
+        ["job j9 stands in turns of thread t1 but has no record"],
+    ),
+    "in two lanes": (
+        ("rpush", "{ma}:delivery:t1", "j1"),
+        [
+            "job j1 stands in delivery of thread t1 but is in turns of thread t1",
+            "thread t1 has work in delivery but is neither due nor delayed nor leased",
+        ],
+    ),
+    "in another thread": (
+        ("rpush", "{ma}:turns:t1", "j2"),
+        ["job j2 stands in turns of thread t1 but is in turns of thread t2"],
+    ),
+    "twice": (("rpush", "{ma}:turns:t1", "j1"), ["job j1 stands twice in turns of thread t1"]),
+    "ended": (
+        ("hset", "{ma}:job:j1", "place", ""),
+        [
+            "job j1 stands in turns of thread t1 but is in no place of thread t1",
+            "job j1 is in the index of turns but its record is not",
+        ],
+    ),
+    "in no list": (
+        ("lrem", "{ma}:turns:t1", 0, "j3"),
+        ["job j3 is in turns but not in the list of thread t1"],
+    ),
+    "in no index": (("zrem", "{ma}:index:turns", "j1"), ["job j1 is in turns but not in its index"]),
+    "stuck": (
+        ("zrem", "{ma}:due:turns", "t2"),
+        ["thread t2 has work in turns but is neither due nor delayed nor leased"],
+    ),
+    "leased without work": (
+        ("zadd", "{ma}:leases:delivery", "5", "t1"),
+        ["thread t1 is in leases of delivery but has no work there"],
+    ),
+    "held without work": (
+        ("hset", "{ma}:tokens:delivery", "t1", "x"),
+        ["thread t1 is held in delivery but has no work there"],
+    ),
+    "indexed without record": (
+        ("zadd", "{ma}:index:dead", "99999999999999", "j9"),
+        ["job j9 is in the index of dead but its record is not"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("harm", "words"), FINDINGS.values(), ids=FINDINGS)
+async def test_what_does_not_agree_is_found_and_mended(
+    client: Redis, jobs: Jobs, harm: tuple[str, ...], words: list[str]
+) -> None:
+    for name, thread in (("j1", "t1"), ("j2", "t2"), ("j3", "t1")):
+        await jobs.accept(a_job(name, thread), None)
+    assert await jobs.check() == []
+    await client.execute_command(*harm)  # type: ignore[no-untyped-call]
+    before = {key: await client.dump(key) async for key in client.scan_iter()}
+    assert await jobs.check() == words
+    assert {key: await client.dump(key) async for key in client.scan_iter()} == before
+    assert await jobs.repair() >= 1
+    assert await jobs.check() == []
+
+
+async def test_a_look_at_many_things_disturbs_nobody(client: Redis, jobs: Jobs) -> None:
+    """Each script looks at some; what moves meanwhile is no finding."""
+    for number in range(1200):
+        await jobs.accept(a_job(f"j{number}", f"t{number % 700}", message_id=""), None)
+    looking = asyncio.create_task(on(client, "look").check())
+    while not looking.done():
+        claim = await jobs.claim("turns", 0)
+        assert claim
+        await jobs.hand_over(claim, composed(claim.job))
+    assert await looking == []
+
+
+async def test_the_janitor_looks_at_all_only_when_the_server_is_another_one(
+    client: Redis, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await jobs.repair() == 0
+    await jobs.accept(a_job("j1"), None)
+    await client.delete(DUE)
+    assert await jobs.repair() == 0
+    monkeypatch.setattr("mailagent.adapters.redis._LOOK_SECONDS", 0.0)
+    assert await jobs.repair() == 1
 
 
 # Forgetting
@@ -205,7 +289,7 @@ async def test_a_thread_with_work_is_kept_and_one_without_expires_as_a_whole(cli
     claim = await jobs.claim("turns", 0)
     assert claim
     await jobs.finish(claim, claim.job.at(Dead("no"), "dead", 2.0))
-    assert await ttls(client) == {1000, -1}
+    assert await ttls(client) == {1000}
     assert await client.persist("{ma}:job:j1")
 
 
@@ -217,33 +301,38 @@ async def test_an_expired_thread_is_unknown(client: Redis, jobs: Jobs) -> None:
     assert await jobs.thread(ThreadId("t1")) is None
 
 
-async def test_the_janitor_forgets_workers_of_long_ago(
-    client: Redis, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mailagent.adapters.redis._CONSUMER_IDLE", 0.0)
-    await jobs.accept(a_job("j0"), None)
-    assert await done(on(client, "gone")) == ["j0"]
-    await jobs.accept(a_job("j1"), None)
-    claim = await jobs.claim("turns", 0)
-    assert claim
-    async with asyncio.timeout(20):
-        while any(worker["idle"] < 5 for worker in await client.xinfo_consumers(READY, "workers")):
-            await jobs.find("j1")
-    assert await jobs.repair() == 0
-    (worker,) = await client.xinfo_consumers(READY, "workers")
-    assert worker["pending"] == 1
-    assert await client.xlen(READY) == 1
-
-
-async def test_the_janitor_forgets_dead_jobs_of_long_ago(client: Redis, jobs: Jobs) -> None:
+async def test_endings_are_no_longer_listed_when_their_jobs_expired(client: Redis, jobs: Jobs) -> None:
     await jobs.accept(a_job("j1"), None)
     claim = await jobs.claim("turns", 0)
     assert claim
     await jobs.finish(claim, claim.job.at(Dead("no"), "dead", 2.0))
-    await client.zadd("{ma}:dead", {"long-ago": 1})
-    assert (await jobs.counts())["dead"] == 2
+    await client.zadd("{ma}:index:dead", {"long-ago": 1})
+    assert [listed.job.id for listed in await jobs.listed("dead", 10)] == ["j1"]
+    assert await jobs.check() == []
     assert await jobs.repair() == 0
     assert (await jobs.counts())["dead"] == 1
+
+
+async def test_what_is_put_back_is_kept_again(client: Redis, jobs: Jobs) -> None:
+    await jobs.accept(a_job("j1"), None)
+    claim = await jobs.claim("turns", 0)
+    assert claim
+    dead = claim.job.at(Dead("no"), "dead", 2.0)
+    await jobs.finish(claim, dead)
+    assert await ttls(client) == {1000}
+    assert await jobs.change(dead, claim.job)
+    assert await ttls(client) == {-1}
+    assert await jobs.change(claim.job, dead)
+    assert await ttls(client) == {1000}
+
+
+async def test_how_senders_take_turns_is_forgotten_with_their_work(client: Redis, jobs: Jobs) -> None:
+    for number in range(50):
+        await jobs.accept(a_job(f"j{number}", f"t{number}", sender=f"{number % 10}@example.org"), None)
+    assert await client.zcard("{ma}:last:turns") == 10
+    assert len(await done(jobs)) == 50
+    await jobs.accept(a_job("j50", "t50", sender="new@example.org"), None)
+    assert await client.zrange("{ma}:last:turns", 0, -1) == ["new@example.org"]
 
 
 async def test_two_queues_may_share_a_server(client: Redis, jobs: Jobs) -> None:
@@ -251,7 +340,7 @@ async def test_two_queues_may_share_a_server(client: Redis, jobs: Jobs) -> None:
     await jobs.accept(a_job("j1"), CursorMove(INBOX, 0, 1))
     assert await other.claim("turns", 0) is None
     assert await other.cursor(INBOX) is None
-    assert await other.counts() == {"turns": 0, "delivery": 0, "later": 0, "dead": 0, "bounced": 0}
+    assert not any((await other.counts()).values())
 
 
 # Errors
@@ -274,7 +363,7 @@ async def test_a_server_that_takes_no_writes_does_nothing_by_halves(
         for write in (
             jobs.accept(a_job("j2"), None),
             jobs.hand_over(claim, composed(claim.job)),
-            jobs.finish(claim, claim.job),
+            jobs.finish(claim, claim.job.at(Dead("no"), "dead", 2.0)),
             jobs.retry(claim, claim.job, 1),
             jobs.claim("turns", 1),
         ):

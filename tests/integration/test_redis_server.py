@@ -65,7 +65,7 @@ async def test_a_kill_loses_nothing_and_the_client_goes_on(server: PrivateRedis)
             await jobs.cursor(INBOX)
         await server.start()
         assert await jobs.cursor(INBOX) == 3
-        assert await jobs.counts() == {"turns": 2, "delivery": 1, "later": 0, "dead": 0, "bounced": 0}
+        assert {name: number for name, number in (await jobs.counts()).items() if number} == {"turns": 2, "delivery": 1}
         assert await jobs.find("<reply-j1@example.org>") == composed(a_job("j1", "tj1"))
         claims = [await jobs.claim("turns", 20.0), await jobs.claim("turns", 20.0)]
         assert {claim.job.id for claim in claims if claim} == {"j2", "j3"}

@@ -1,11 +1,12 @@
 -- Stores new jobs and moves the cursor, or neither: returns how many are new, or nil when the cursor stands elsewhere.
 -- The cursor moves last, so that a message is fetched again rather than lost.
-local retention, cursor, seen, uid = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local cursor, seen, uid = ARGV[1], ARGV[2], ARGV[3]
 
 local function accept(job, thread, body, owner, index, colleagues)
-  enqueue('turns', thread, job)
+  local rested = not works(thread)
   redis.call('HSETNX', key('thread', thread), 'owner', owner)
   redis.call('HSETNX', key('thread', thread), 'turns', 0)
+  enqueue('turns', thread, job)
   -- A Message-ID stays with the thread that had it first: it is the sender's choice, and he may choose another's.
   if index ~= '' and redis.call('EXISTS', index) == 0 then
     remember(index, thread, job)
@@ -14,15 +15,17 @@ local function accept(job, thread, body, owner, index, colleagues)
     redis.call('SADD', key('participants', thread), colleague)
   end
   redis.call('SADD', key('names', thread), key('job', job), key('participants', thread))
-  redis.call('HSET', key('job', job), 'body', body, 'lane', 'turns')
-  age(thread, retention)
+  store(job, thread, body, 'turns')
+  if rested then
+    keep(thread)
+  end
 end
 
 if cursor ~= '' and (redis.call('HGET', key('cursors'), cursor) or '0') ~= seen then
   return false
 end
 local news = 0
-for at = 5, #ARGV, 6 do
+for at = 4, #ARGV, 6 do
   if redis.call('EXISTS', key('job', ARGV[at])) == 0 then
     accept(unpack(ARGV, at, at + 5))
     news = news + 1

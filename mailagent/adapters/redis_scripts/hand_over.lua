@@ -1,19 +1,17 @@
 -- Ends a turn: the job goes from this lane into the outbox. Returns 1, or 0 when the lease is another's.
 -- The reply's Message-ID is ours, so it is indexed whatever stood there.
-local lane, thread, token, entry, job, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local index, retention = ARGV[7], ARGV[8]
+local lane, thread, token, job, body, index = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
 if not held(lane, thread, token) then
   return 0
 end
 enqueue('delivery', thread, job)
-redis.call('HSET', key('job', job), 'body', body, 'lane', 'delivery')
+store(job, thread, body, 'delivery')
 redis.call('HINCRBY', key('thread', thread), 'turns', 1)
 remember(index, thread, job)
-for at = 9, #ARGV, 2 do -- jobs that this reply answers too
-  redis.call('HSET', key('job', ARGV[at]), 'body', ARGV[at + 1], 'lane', '')
+for at = 7, #ARGV, 2 do -- jobs that this reply answers too
+  store(ARGV[at], thread, ARGV[at + 1], '')
   redis.call('LREM', key(lane, thread), 0, ARGV[at])
 end
-leave(lane, thread, entry, job)
-age(thread, retention)
+leave(lane, thread, job)
 return 1

@@ -1,5 +1,5 @@
 -- Stores a job's new stage under a lease. Returns 1, or 0 when the lease is another's.
-local lane, thread, token, job, body = ARGV[1], ARGV[2], ARGV[3], ARGV[5], ARGV[6]
+local lane, thread, token, job, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
 if not held(lane, thread, token) then
   return 0

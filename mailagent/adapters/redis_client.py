@@ -1,0 +1,96 @@
+"""A client of a Redis that is fit to keep mail, its errors as ours, and the scripts that run in it."""
+
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from importlib import resources
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TimeoutError,
+)
+
+from mailagent.core.errors import ConfigError, TemporaryError
+
+_PASSING = ("MISCONF", "BUSY ", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
+
+
+async def connect(url: str) -> tuple[Redis, list[str]]:
+    """A client for a server that is fit to keep mail, and warnings about what could be better.
+
+    Raises ConfigError naming every setting that must change, TemporaryError when the server cannot be reached."""
+    try:
+        # A script that redis-py sent again after a lost answer would run twice: every failure goes to the caller.
+        client = Redis.from_url(
+            url,
+            decode_responses=True,
+            encoding_errors="surrogatepass",
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=10,
+        )
+    except ValueError as error:
+        raise ConfigError(f"redis.url is not valid: {error}") from error
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(client.aclose)
+        with store_errors():
+            warnings = await _check(client)
+        stack.pop_all()
+    return client, warnings
+
+
+async def _check(client: Redis) -> list[str]:
+    try:
+        # INFO, since hosted servers often forbid CONFIG.
+        info = await client.info()
+    except ConnectionError as error:
+        if isinstance(error.__cause__ or error, AuthenticationError):
+            raise ConfigError(f"redis.url: the server refuses the user or the password: {error}") from error
+        raise
+    faults = []
+    version = str(info["redis_version"])
+    if int(version.partition(".")[0]) < 7:
+        faults.append(f"redis.url: the server is Redis {version}, but 7 or newer is needed: upgrade it")
+    if info["maxmemory_policy"] != "noeviction":
+        faults.append("redis.url: the server may drop keys when memory is short: set maxmemory-policy noeviction")
+    if not info["aof_enabled"]:
+        faults.append("redis.url: the server does not log its writes: set appendonly yes")
+    if faults:
+        raise ConfigError(*faults)
+    return await _warnings(client)
+
+
+async def _warnings(client: Redis) -> list[str]:
+    try:
+        fsync = (await client.config_get("appendfsync"))["appendfsync"]
+    except (NoPermissionError, ResponseError):
+        return ["redis.url: the server does not tell its appendfsync; with less than always a crash may repeat work"]
+    if fsync == "always":
+        return []
+    return [f"redis.url: with appendfsync {fsync} a crash of the server may repeat work: set appendfsync always"]
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Maps what Redis says when it is away, busy, full or read-only to TemporaryError; what else it says is a bug."""
+    try:
+        yield
+    except (ConnectionError, TimeoutError, ReadOnlyError, OutOfMemoryError) as error:
+        raise TemporaryError(f"Redis: {error}") from error
+    except ResponseError as error:
+        if not str(error).startswith(_PASSING):
+            raise
+        raise TemporaryError(f"Redis: {error}") from error
+
+
+def script(client: Redis, *names: str) -> AsyncScript:
+    """The script that is written in these files, one after the other."""
+    folder = resources.files("mailagent.adapters") / "redis_scripts"
+    return client.register_script("\n".join((folder / f"{name}.lua").read_text("utf-8") for name in names))
