@@ -11,9 +11,9 @@ from redis.asyncio import Redis
 
 from mailagent.adapters.redis import RedisJobs, connect
 from mailagent.core.errors import LeaseLostError
-from mailagent.core.job import PLACES, Bounced, Dead, Merged, Received
+from mailagent.core.job import PLACES, Bounced, Dead, Job, Merged, Received
 from mailagent.core.values import Mailbox, Thread, ThreadId
-from mailagent.ports import Claim, CursorMove, Jobs, Lane
+from mailagent.ports import Claim, CursorMove, Jobs, Lane, Listed
 from tests.fakes.jobs import INBOX, FakeJobs, Shelf, a_job, composed, sent
 
 Hire = Callable[..., Jobs]
@@ -430,3 +430,179 @@ async def test_a_reply_that_came_back_is_marked_once_and_counted(jobs: Jobs) -> 
     assert await jobs.find("j1") == marked
     assert await jobs.bounced("<reply-j1@example.org>", "again", 10.0) is None
     assert (await jobs.counts())["bounced"] == 1
+
+
+# Operators
+
+
+async def test_a_dead_job_is_put_back_at_the_end_of_a_lane(jobs: Jobs) -> None:
+    dead = await a_dead_one(jobs)
+    await jobs.accept(a_job("j2"), None)
+    assert await jobs.change(dead, a_job("j1"))
+    assert await jobs.counts() == counts(turns=2)
+    first = await claimed(jobs)
+    assert [first.job.id, *(job.id for job in await jobs.waiting(first))] == ["j2", "j1"]
+
+
+async def test_what_was_composed_goes_back_to_delivery(jobs: Jobs) -> None:
+    dead = await a_dead_one(jobs)
+    assert await jobs.change(dead, composed(dead))
+    assert (await claimed(jobs, "delivery")).job == composed(dead)
+    assert await jobs.counts() == counts(delivery=1)
+
+
+async def test_an_ending_is_changed_into_another(jobs: Jobs) -> None:
+    dead = await a_dead_one(jobs)
+    after = sent(composed(dead))
+    assert await jobs.change(dead, after)
+    assert await jobs.find("j1") == after
+    assert await jobs.counts() == counts()
+
+
+async def test_a_waiting_job_is_taken_out_of_its_lane(jobs: Jobs) -> None:
+    for name in ("j1", "j2"):
+        await jobs.accept(a_job(name), None)
+    out = a_job("j1").at(Dead("an operator said so"), "dead", 2.0)
+    assert await jobs.change(a_job("j1"), out)
+    assert await jobs.find("j1") == out
+    claim = await claimed(jobs)
+    assert claim.job.id == "j2"
+    assert await jobs.waiting(claim) == ()
+
+
+async def test_the_last_job_of_a_thread_is_taken_out(jobs: Jobs) -> None:
+    await jobs.accept(a_job("j1"), None)
+    assert await jobs.change(a_job("j1"), a_job("j1").at(Dead("no"), "dead", 2.0))
+    assert await jobs.claim("turns", 0) is None
+    assert await jobs.check() == []
+
+
+async def test_with_the_job_that_failed_its_delay_goes(jobs: Jobs) -> None:
+    for name in ("j1", "j2", "j3"):
+        await jobs.accept(a_job(name), None)
+    claim = await claimed(jobs)
+    await jobs.retry(claim, claim.job, 3600.0)
+    assert await jobs.change(a_job("j2"), a_job("j2").at(Dead("no"), "dead", 2.0))
+    assert await jobs.claim("turns", 0) is None
+    assert await jobs.change(claim.job, claim.job.at(Dead("no"), "dead", 2.0))
+    assert (await claimed(jobs)).job.id == "j3"
+
+
+async def test_nothing_of_a_thread_at_work_is_taken_out(jobs: Jobs) -> None:
+    for name in ("j1", "j2"):
+        await jobs.accept(a_job(name), None)
+    claim = await claimed(jobs)
+    for name in ("j1", "j2"):
+        assert not await jobs.change(a_job(name), a_job(name).at(Dead("no"), "dead", 2.0))
+    assert [job.id for job in await jobs.waiting(claim)] == ["j2"]
+    await jobs.finish(claim, sent(composed(claim.job)))
+    assert (await claimed(jobs)).job.id == "j2"
+
+
+async def test_what_was_changed_meanwhile_or_is_unknown_is_left_alone(jobs: Jobs) -> None:
+    dead = await a_dead_one(jobs)
+    assert not await jobs.change(a_job("j1"), a_job("j1"))
+    assert not await jobs.change(a_job("j9"), a_job("j9"))
+    assert await jobs.find("j1") == dead
+    assert await jobs.counts() == counts(dead=1)
+
+
+async def test_no_job_goes_from_lane_to_lane_by_hand(jobs: Jobs) -> None:
+    await jobs.accept(a_job("j1"), None)
+    assert not await jobs.change(a_job("j1"), composed(a_job("j1")))
+    assert await jobs.counts() == counts(turns=1)
+
+
+async def a_dead_one(jobs: Jobs) -> Job:
+    await jobs.accept(a_job("j1"), None)
+    claim = await claimed(jobs)
+    dead = claim.job.at(Dead("the attachment is broken"), "dead", 2.0)
+    await jobs.finish(claim, dead)
+    return dead
+
+
+async def test_the_depth_is_what_waits_for_the_agent(jobs: Jobs) -> None:
+    assert await jobs.depth() == 0
+    for name, thread in (("j1", "t1"), ("j2", "t1"), ("j3", "t2")):
+        await jobs.accept(a_job(name, thread), None)
+    claim = await claimed(jobs)
+    assert await jobs.depth() == 3
+    await jobs.hand_over(claim, composed(claim.job))
+    assert await jobs.depth() == 2
+
+
+async def test_jobs_are_listed_with_what_becomes_of_them(hire: Hire) -> None:
+    jobs = hire()
+    for name, thread in (("j1", "t1"), ("j2", "t2"), ("j3", "t1"), ("j4", "t3")):
+        await jobs.accept(a_job(name, thread), None)
+    for delay in (7200.0, 3600.0):
+        claim = await claimed(jobs)
+        await jobs.retry(claim, claim.job, delay)
+    at_work = await claimed(jobs)
+    turns = await jobs.listed("turns", 10)
+    assert {each.job.id for each in turns} == {"j1", "j2", "j3", "j4"}
+    assert [each.job.id for each in turns if each.at_work] == [at_work.job.id]
+    later = await jobs.listed("later", 10)
+    assert len(later) == 2
+    due = [each.due for each in later]
+    assert due[0]
+    assert due[1]
+    assert 3590 < due[1] - due[0] < 3610
+    assert later[0].job == claim.job
+    assert [each.due for each in turns if each.job == claim.job] == due[:1]
+    assert len(await jobs.listed("turns", 3)) == 3
+    assert len(await jobs.listed("later", 1)) == 1
+    assert await jobs.listed("dead", 10) == ()
+
+
+async def test_endings_that_people_must_see_are_listed_in_their_order(jobs: Jobs) -> None:
+    for name in ("j1", "j2", "j3"):
+        await jobs.accept(a_job(name, f"t{name}"), None)
+    order = []
+    while claim := await jobs.claim("turns", 0):
+        order.append(claim.job.at(Dead("no"), "dead", 2.0))
+        await jobs.finish(claim, order[-1])
+        await jobs.claim("delivery", 0.002)  # no two in one millisecond
+    assert await jobs.listed("dead", 2) == tuple(Listed(job, at_work=False, due=None) for job in order[:2])
+
+
+async def test_only_what_is_at_its_end_is_finished(jobs: Jobs) -> None:
+    await jobs.accept(a_job(), None)
+    claim = await claimed(jobs)
+    with pytest.raises(TypeError):
+        await jobs.finish(claim, claim.job)
+
+
+# More of leases
+
+
+async def test_a_lease_that_ran_out_is_as_good_as_before_until_another_takes_the_thread(hire: Hire) -> None:
+    slow = hire("slow", 0.01)
+    await slow.accept(a_job(), None)
+    claim = await claimed(slow)
+    assert await slow.claim("delivery", 0.05) is None
+    await slow.save(claim, claim.job)
+    await slow.renew(claim)
+    await slow.hand_over(claim, composed(claim.job))
+
+
+async def test_the_thread_of_a_silent_worker_comes_before_all_that_are_due(hire: Hire) -> None:
+    slow = hire("slow", 0.01)
+    await slow.accept(a_job("j1", "t9"), None)
+    await claimed(slow)
+    assert await slow.claim("delivery", 0.05) is None
+    await slow.accept(a_job("j2", "t1"), None)
+    assert (await claimed(hire())).job.id == "j1"
+
+
+async def test_a_waiting_claim_hears_of_a_delay_that_was_set_meanwhile(hire: Hire) -> None:
+    jobs = hire()
+    for name in ("j1", "j2"):
+        await jobs.accept(a_job(name, f"t{name}"), None)
+    first, second = await claimed(jobs), await claimed(jobs)
+    await jobs.retry(first, first.job, 3600.0)
+    waiting = asyncio.create_task(hire("b").claim("turns", 20.0))
+    await jobs.retry(second, second.job, 0.2)
+    claim = await waiting
+    assert claim
+    assert claim.job == second.job

@@ -1,24 +1,59 @@
-"""The promises of `ports.Jobs` hold in any order of arrivals, claims and writes."""
+"""The promises of `ports.Jobs` hold in any order of arrivals, claims, writes, deaths and operators' commands."""
 
 import asyncio
+import itertools
 from collections import Counter, defaultdict
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from redis.asyncio import Redis
 
 from mailagent.adapters.redis import RedisJobs, connect
-from mailagent.core.job import Job, Stamp
+from mailagent.core.errors import LeaseLostError
+from mailagent.core.job import PLACES, Dead, Job, Merged, Received, Stamp
 from mailagent.core.values import JobId, Thread, ThreadId
-from mailagent.ports import Claim, Jobs, Lane
+from mailagent.ports import LANES, Claim, Jobs, Lane
 from tests.fakes.jobs import FakeJobs, a_job, composed, sent
 
 T = TypeVar("T")
+Place = tuple[Lane, ThreadId]
+THREADS = [ThreadId("t1"), ThreadId("t2"), ThreadId("t3")]
+
+
+class Time(Protocol):
+    """Time that passes when we say so: leases and delays are an hour long otherwise."""
+
+    async def lease_runs_out(self, place: Place) -> None: ...
+
+    async def delay_ends(self, place: Place) -> None: ...
+
+
+class RedisTime:
+    def __init__(self, client: Redis) -> None:
+        self.client = client
+
+    async def lease_runs_out(self, place: Place) -> None:
+        await self.client.zadd(f"{{ma}}:leases:{place[0]}", {place[1]: 0})
+
+    async def delay_ends(self, place: Place) -> None:
+        await self.client.zadd(f"{{ma}}:later:{place[0]}", {place[1]: 0})
+
+
+class FakeTime:
+    def __init__(self, jobs: FakeJobs) -> None:
+        self.shelf = jobs.shelf
+
+    async def lease_runs_out(self, place: Place) -> None:
+        self.shelf.leases[place] = (self.shelf.leases[place][0], 0.0)
+
+    async def delay_ends(self, place: Place) -> None:
+        self.shelf.later[place] = 0.0
 
 
 async def an_empty_redis(url: str) -> Redis:
@@ -27,41 +62,61 @@ async def an_empty_redis(url: str) -> Redis:
     return client
 
 
-async def lose_the_announcements(client: Redis) -> None:
-    await client.delete("{ma}:ready:turns", "{ma}:ready:delivery")
+async def lose_all_that_is_derived(client: Redis) -> None:
+    kinds = ("due", "later", "leases", "tokens", "last", "bell", "index")
+    await client.delete(*[f"{{ma}}:{kind}:{place}" for kind in kinds for place in PLACES.values()])
 
 
 def on_redis(client: Redis) -> Jobs:
-    return RedisJobs(client, owner="a", lease_seconds=60.0, retention_seconds=60)
+    return RedisJobs(client, owner="a", lease_seconds=3600.0, retention_seconds=60)
+
+
+def picked(pick: int, things: Iterable[T]) -> T:
+    things = list(things)
+    return things[pick % len(things)]
 
 
 class Histories(RuleBasedStateMachine):
-    """Any order of arrivals, claims and writes, beside a model that is three dictionaries."""
+    """Any history, beside a model that is a few dictionaries."""
 
-    threads = st.sampled_from(["t1", "t2", "t3"]).map(ThreadId)
-    lanes = st.sampled_from(["turns", "delivery"])
-    picks = st.integers(min_value=0)
+    threads = st.sampled_from(THREADS)
+    lanes = st.sampled_from(LANES)
+    picks = st.integers(min_value=0, max_value=100)
 
     url: str | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.client = self.run(an_empty_redis(self.url)) if self.url else None
-        self.jobs = on_redis(self.client) if self.client else FakeJobs(lease_seconds=60.0)
+        self.client: Redis | None = None
+        if self.url:
+            self.client = self.run(an_empty_redis(self.url))
+            self.jobs: Jobs = on_redis(self.client)
+            self.time: Time = RedisTime(self.client)
+        else:
+            self.jobs = fake = FakeJobs(lease_seconds=3600.0)
+            self.time = FakeTime(fake)
         self.stored: dict[JobId, Job] = {}
-        self.lists: dict[tuple[str, ThreadId], list[JobId]] = defaultdict(list)
-        self.claims: dict[tuple[str, ThreadId], Claim] = {}
-        self.delayed: set[tuple[str, ThreadId]] = set()
+        self.lists: dict[Place, list[JobId]] = defaultdict(list)
+        self.claims: dict[Place, Claim] = {}
+        self.silent: set[Place] = set()
+        """Claimed, and the lease ran out."""
+        self.lost: list[Claim] = []
+        self.delayed: set[Place] = set()
+        self.overdue: set[Place] = set()
+        """Delayed, and the delay is over: the next claim finds out."""
         self.turns: Counter[ThreadId] = Counter()
 
     def run(self, what: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(what)
 
     def teardown(self) -> None:
+        self.all_is_looked_at()
         if self.client:
             self.run(self.client.aclose())
         self.runner.close()
+
+    # Arrivals
 
     @rule(thread=threads)
     def arrives(self, thread: ThreadId) -> None:
@@ -73,26 +128,66 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.stored)
     @rule(pick=picks)
     def arrives_again(self, pick: int) -> None:
-        job = self.stored[JobId(f"j{pick % len(self.stored)}")]
-        assert self.run(self.jobs.accept(job, None)) == "known"
+        assert self.run(self.jobs.accept(picked(pick, self.stored.values()), None)) == "known"
+
+    # Workers
 
     @rule(lane=lanes)
     def claimed(self, lane: Lane) -> None:
-        free = {place for place in self.lists if place[0] == lane and self.lists[place]} - {*self.claims, *self.delayed}
+        over = {place for place in self.overdue if place[0] == lane}
+        self.overdue -= over
+        self.delayed -= over
+        works = {place for place, jobs in self.lists.items() if place[0] == lane and jobs}
+        silent = works & self.silent
+        free = silent or works - {*self.claims, *self.delayed}
         claim = self.run(self.jobs.claim(lane, 0))
         assert (claim is None) == (not free)
         if claim:
             place = (claim.lane, claim.thread)
             assert place in free
             assert claim.job == self.stored[self.lists[place][0]]
+            waiting = [self.stored[job] for job in self.lists[place][1:]]
+            assert list(self.run(self.jobs.waiting(claim))) == waiting
+            if place in self.silent:
+                self.silent.remove(place)
+                self.lost.append(self.claims[place])
             self.claims[place] = claim
 
     @precondition(lambda self: self.claims)
     @rule(pick=picks)
     def saved(self, pick: int) -> None:
-        claim = self.claims[sorted(self.claims)[pick % len(self.claims)]]
+        claim = picked(pick, self.claims.values())
         self.stored[claim.job.id] = job = self.stored[claim.job.id].stamped(Stamp("saved", pick))
         self.run(self.jobs.save(claim, job))
+
+    @precondition(lambda self: self.claims)
+    @rule(pick=picks)
+    def renewed(self, pick: int) -> None:
+        place = picked(pick, self.claims)
+        self.run(self.jobs.renew(self.claims[place]))
+        self.silent.discard(place)
+
+    @precondition(lambda self: self.claims)
+    @rule(pick=picks)
+    def falls_silent(self, pick: int) -> None:
+        place = picked(pick, self.claims)
+        self.run(self.time.lease_runs_out(place))
+        self.silent.add(place)
+
+    @precondition(lambda self: self.lost)
+    @rule(pick=picks)
+    def writes_too_late(self, pick: int) -> None:
+        claim = picked(pick, self.lost)
+        job = claim.job
+        for write in (
+            self.jobs.renew(claim),
+            self.jobs.save(claim, job),
+            self.jobs.hand_over(claim, composed(job)) if claim.lane == "turns" else self.jobs.renew(claim),
+            self.jobs.finish(claim, job.at(Dead("no"), "dead", 1.0)),
+            self.jobs.retry(claim, job, 1.0),
+        ):
+            with pytest.raises(LeaseLostError):
+                self.run(write)
 
     @precondition(lambda self: self.claims)
     @rule(pick=picks, delay=st.sampled_from([0, 3600]))
@@ -103,39 +198,111 @@ class Histories(RuleBasedStateMachine):
         if delay:
             self.delayed.add((claim.lane, claim.thread))
 
+    @precondition(lambda self: self.delayed)
+    @rule(pick=picks)
+    def delay_ends(self, pick: int) -> None:
+        place = picked(pick, sorted(self.delayed))
+        self.run(self.time.delay_ends(place))
+        self.overdue.add(place)
+
+    @precondition(lambda self: self.claims)
+    @rule(pick=picks, merges=st.booleans())
+    def done(self, pick: int, merges: bool) -> None:
+        claim = self.given_back(pick)
+        place, job = (claim.lane, claim.thread), self.stored[claim.job.id]
+        if claim.lane == "delivery":
+            self.ends(place, sent(job))
+            self.run(self.jobs.finish(claim, self.stored[job.id]))
+            return
+        behind = self.lists[place][1:] if merges else []
+        merged = [self.stored[each].at(Merged(job.id), "merged", 1.0) for each in behind]
+        for each in (composed(job), *merged):
+            self.ends(place, each)
+        self.run(self.jobs.hand_over(claim, composed(job), merged))
+        self.lists["delivery", claim.thread].append(job.id)
+        self.turns[claim.thread] += 1
+
     @precondition(lambda self: self.claims)
     @rule(pick=picks)
-    def done(self, pick: int) -> None:
+    def given_up(self, pick: int) -> None:
         claim = self.given_back(pick)
-        job = self.stored[claim.job.id]
-        self.lists[claim.lane, claim.thread].pop(0)
-        if claim.lane == "turns":
-            self.stored[job.id] = job = composed(job)
-            self.run(self.jobs.hand_over(claim, job))
-            self.lists["delivery", claim.thread].append(job.id)
-            self.turns[claim.thread] += 1
-        else:
-            self.stored[job.id] = job = sent(job)
-            self.run(self.jobs.finish(claim, job))
+        self.ends((claim.lane, claim.thread), self.stored[claim.job.id].at(Dead("no"), "dead", 1.0))
+        self.run(self.jobs.finish(claim, self.stored[claim.job.id]))
 
     def given_back(self, pick: int) -> Claim:
-        return self.claims.pop(sorted(self.claims)[pick % len(self.claims)])
+        place = picked(pick, self.claims)
+        self.silent.discard(place)
+        return self.claims.pop(place)
 
+    def ends(self, place: Place, job: Job) -> None:
+        self.stored[job.id] = job
+        self.lists[place].remove(job.id)
+
+    # Operators
+
+    @precondition(lambda self: any(self.lists.values()))
+    @rule(pick=picks)
+    def taken_out(self, pick: int) -> None:
+        place = picked(pick, [place for place, jobs in self.lists.items() if jobs])
+        job = self.stored[picked(pick // 3, self.lists[place])]
+        after = job.at(Dead("an operator said so"), "taken out", 1.0)
+        assert self.run(self.jobs.change(job, after)) == (place not in self.claims)
+        if place not in self.claims:
+            if self.lists[place][0] == job.id:
+                self.delayed.discard(place)
+                self.overdue.discard(place)
+            self.ends(place, after)
+
+    @precondition(lambda self: any(isinstance(job.stage, Dead) for job in self.stored.values()))
+    @rule(pick=picks, lane=lanes)
+    def put_back(self, pick: int, lane: Lane) -> None:
+        dead = picked(pick, [job for job in self.stored.values() if isinstance(job.stage, Dead)])
+        after = dead.at(Received(), "put back", 1.0) if lane == "turns" else composed(dead)
+        assert self.run(self.jobs.change(dead, after))
+        self.stored[dead.id] = after
+        self.lists[lane, dead.thread].append(dead.id)
+
+    @precondition(lambda self: self.stored)
+    @rule(pick=picks)
+    def changed_meanwhile(self, pick: int) -> None:
+        job = picked(pick, self.stored.values())
+        assert not self.run(self.jobs.change(replace(job, attempts=-1), job.at(Dead("no"), "dead", 1.0)))
+
+    # Losses
+
+    @precondition(lambda self: self.client)
     @rule()
-    def announcements_are_lost(self) -> None:
-        if self.client:
-            self.run(lose_the_announcements(self.client))
-        self.run(self.jobs.repair())
+    def all_that_is_derived_is_lost(self) -> None:
+        assert self.client
+        self.run(lose_all_that_is_derived(self.client))
+        self.run(on_redis(self.client).repair())
+        self.lost += self.claims.values()
+        for of_threads in (self.claims, self.silent, self.delayed, self.overdue):
+            of_threads.clear()
 
     @invariant()
-    def nothing_is_lost(self) -> None:
-        counts = self.run(self.jobs.counts())
-        for lane in ("turns", "delivery"):
-            assert counts[lane] == sum(len(ids) for (of, _), ids in self.lists.items() if of == lane)
+    def all_are_counted(self) -> None:
+        waiting = Counter(PLACES[type(job.stage)] for job in self.stored.values())
+        expected = {place: waiting[place] for place in PLACES.values() if place} | {"later": len(self.delayed)}
+        assert self.run(self.jobs.counts()) == expected
+
+    @rule()
+    def all_is_looked_at(self) -> None:
+        """Not an invariant, since it takes longer than all the rest."""
+        assert self.run(self.jobs.check()) == []
         for job in self.stored.values():
             assert self.run(self.jobs.find(job.id)) == job
             thread = Thread(job.thread, job.sender, self.turns[job.thread])
             assert self.run(self.jobs.thread_of([job.message_id])) == thread
+        for place in set(PLACES.values()) - {""}:
+            listed = self.run(self.jobs.listed(place, 1000))
+            expected = {job.id for job in self.stored.values() if PLACES[type(job.stage)] == place}
+            assert {each.job.id for each in listed} == expected
+            at_work = {self.lists[claimed][0] for claimed in self.claims if claimed[0] == place}
+            assert {each.job.id for each in listed if each.at_work} == at_work
+        heads = {self.lists[place][0] for place in self.delayed}
+        assert {each.job.id for each in self.run(self.jobs.listed("later", 1000))} == heads
+        assert self.run(self.jobs.depth()) == len(self.run(self.jobs.listed("turns", 1000)))
 
 
 @pytest.mark.parametrize("store", ["memory", "redis"])
@@ -144,3 +311,89 @@ def test_any_history_keeps_the_promises(store: str, request: pytest.FixtureReque
         url = request.getfixturevalue("redis_url") if store == "redis" else None
 
     run_state_machine_as_test(Here, settings=settings(max_examples=25, stateful_step_count=30, deadline=None))
+
+
+SENDERS = [f"{name}@example.org" for name in "abcde"]
+STEPS = st.lists(st.sampled_from([*SENDERS, *SENDERS, "", ""]), max_size=40)
+"""A sender's mail in a thread of its own, or "" for a claim; a claimed thread is done at once."""
+
+
+async def after(jobs: Jobs, steps: Sequence[str]) -> list[str]:
+    """Whose threads are left, one entry for each."""
+    left: list[str] = []
+    for number, sender in enumerate(steps):
+        if sender:
+            await jobs.accept(a_job(f"j{number}", f"t{number}", sender=sender, message_id=""), None)
+            left.append(sender)
+        elif claim := await jobs.claim("turns", 0):
+            await jobs.finish(claim, claim.job.at(Dead("no"), "dead", 1.0))
+            left.remove(claim.job.sender)
+    return left
+
+
+async def claims_until(jobs: Jobs, sender: str, newcomers: Iterator[int] | None = None) -> int:
+    """How many others are handed out before a thread of this sender; a newcomer arrives before each claim."""
+    others = 0
+    while True:
+        if newcomers:
+            name = f"n{next(newcomers)}"
+            await jobs.accept(a_job(name, name, sender=f"{name}@x.test", message_id=""), None)
+        claim = await jobs.claim("turns", 0)
+        assert claim
+        await jobs.finish(claim, claim.job.at(Dead("no"), "dead", 1.0))
+        if claim.job.sender == sender:
+            return others
+        others += 1
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue("redis_url")) if request.param == "redis" else ""
+
+
+@asynccontextmanager
+async def a_queue(store: str) -> AsyncIterator[Jobs]:
+    """An empty one."""
+    if not store:
+        yield FakeJobs(lease_seconds=3600.0)
+        return
+    async with await an_empty_redis(store) as client:
+        yield on_redis(client)
+
+
+def test_somebody_new_waits_for_one_thread_of_each_other_sender_at_most(store: str) -> None:
+    async def here(steps: list[str]) -> None:
+        async with a_queue(store) as jobs:
+            left = await after(jobs, steps)
+            await jobs.accept(a_job("new", "new", sender="new@example.org"), None)
+            assert await claims_until(jobs, "new@example.org") <= len(set(left))
+
+    for_all(here)
+
+
+def test_those_who_come_later_hold_nobody_up_for_ever(store: str) -> None:
+    """With as many new senders as there are claims, those that were there before are served all the same."""
+
+    async def here(steps: list[str]) -> None:
+        async with a_queue(store) as jobs:
+            newcomers = itertools.count(1)
+            for sender in await after(jobs, steps):
+                assert await claims_until(jobs, sender, newcomers) < 200
+
+    for_all(here)
+
+
+def for_all(here: Callable[[list[str]], Coroutine[Any, Any, None]]) -> None:
+    @settings(max_examples=40, deadline=None)
+    @given(STEPS)
+    def each(steps: list[str]) -> None:
+        asyncio.run(here(steps))
+
+    each()
+
+
+async def test_one_with_200_mails_holds_nobody_up(store: str) -> None:
+    async with a_queue(store) as jobs:
+        await after(jobs, ["many@example.org"] * 200)
+        await jobs.accept(a_job("new", "new", sender="new@example.org"), None)
+        assert await claims_until(jobs, "new@example.org") <= 1

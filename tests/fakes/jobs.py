@@ -119,9 +119,10 @@ class FakeJobs:
             await self._news(until)
 
     def _next(self, lane: Lane) -> ThreadId | None:
-        for of, thread in [place for place, due in self.shelf.later.items() if due <= self._now()]:
-            del self.shelf.later[of, thread]
-            self._announce(of, thread)
+        over = [thread for (of, thread), ends in self.shelf.later.items() if of == lane and ends <= self._now()]
+        for thread in over:
+            del self.shelf.later[lane, thread]
+            self._announce(lane, thread)
         for (of, thread), (_, until) in self.shelf.leases.items():
             if of == lane and until <= self._now():
                 return thread
