@@ -310,11 +310,11 @@ def test_any_history_keeps_the_promises(store: str, request: pytest.FixtureReque
     class Here(Histories):
         url = request.getfixturevalue("redis_url") if store == "redis" else None
 
-    run_state_machine_as_test(Here, settings=settings(max_examples=25, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(Here, settings=settings(max_examples=20, stateful_step_count=30, deadline=None))
 
 
 SENDERS = [f"{name}@example.org" for name in "abcde"]
-STEPS = st.lists(st.sampled_from([*SENDERS, *SENDERS, "", ""]), max_size=40)
+STEPS = st.lists(st.sampled_from([*SENDERS, *SENDERS, "", ""]), max_size=25)
 """A sender's mail in a thread of its own, or "" for a claim; a claimed thread is done at once."""
 
 
@@ -384,7 +384,7 @@ def test_those_who_come_later_hold_nobody_up_for_ever(store: str) -> None:
 
 
 def for_all(here: Callable[[list[str]], Coroutine[Any, Any, None]]) -> None:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=20, deadline=None)
     @given(STEPS)
     def each(steps: list[str]) -> None:
         asyncio.run(here(steps))
