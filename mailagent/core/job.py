@@ -3,7 +3,7 @@
 import hashlib
 import json
 from base64 import b32encode
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from pydantic import TypeAdapter
@@ -155,7 +155,8 @@ def _digest(*parts: str) -> str:
 
 def encode(job: Job) -> str:
     """The job as JSON, for storage; `decode` reads it back."""
-    return json.dumps({**asdict(job), "stage": {"is": type(job.stage).__name__, **asdict(job.stage)}})
+    stage: dict[str, object] = _STAGES[type(job.stage).__name__].dump_python(job.stage)
+    return json.dumps({**_JOB.dump_python(job), "stage": {"is": type(job.stage).__name__, **stage}})
 
 
 def decode(text: str) -> Job:
