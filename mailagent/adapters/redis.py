@@ -26,6 +26,7 @@ _PATIENCE = 5.0
 """How long one read waits for the bell: less than the time after which a silent server is given up."""
 _LOOK_SECONDS = 3600.0
 _SCRIPTS = (
+    "server",
     "listed",
     "look",
     "advance",
@@ -212,9 +213,7 @@ class RedisJobs:
     async def repair(self) -> int:
         """As promised. Only a loss of data makes it necessary, so all is looked at when the server is another one than
         at the last look, or was started again, and once an hour."""
-        with store_errors():
-            info = await self._client.info("server", "replication")
-        server, now = f"{info['run_id']} {info['master_replid']}", time.monotonic()
+        server, now = await self._run("server"), time.monotonic()
         if self._looked and self._looked[0] == server and now < self._looked[1] + _LOOK_SECONDS:
             return 0
         found = await self._look(mend=True)

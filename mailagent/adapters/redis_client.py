@@ -3,23 +3,31 @@
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from importlib import resources
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import (
     AuthenticationError,
+    ClusterError,
     ConnectionError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
     ResponseError,
     TimeoutError,
 )
 
 from mailagent.core.errors import ConfigError, TemporaryError
 
+_AWAY = (ConnectionError, TimeoutError, ReadOnlyError, OutOfMemoryError, ClusterError, RedisClusterException)
 _PASSING = ("MISCONF", "BUSY ", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
 
 
@@ -28,14 +36,7 @@ async def connect(url: str) -> tuple[Redis, list[str]]:
 
     Raises ConfigError naming every setting that must change, TemporaryError when the server cannot be reached."""
     try:
-        # A script that redis-py sent again after a lost answer would run twice: every failure goes to the caller.
-        client = Redis.from_url(
-            url,
-            decode_responses=True,
-            encoding_errors="surrogatepass",
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=10,
-        )
+        client = _client(url)
     except ValueError as error:
         raise ConfigError(f"redis.url is not valid: {error}") from error
     async with AsyncExitStack() as stack:
@@ -44,6 +45,43 @@ async def connect(url: str) -> tuple[Redis, list[str]]:
             warnings = await _check(client)
         stack.pop_all()
     return client, warnings
+
+
+def _client(url: str) -> Redis:
+    """For the schemes of redis-py, and for redis+sentinel://HOST:PORT,HOST:PORT/SERVICE and redis+cluster://HOST:PORT,…,
+    with rediss for TLS."""
+    # A script that redis-py sent again after a lost answer would run twice: every failure goes to the caller.
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "encoding_errors": "surrogatepass",
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": 10,
+    }
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    if not kind:
+        return Redis.from_url(url, **options)
+    login, at, hosts = parts.netloc.rpartition("@")
+    nodes = [(host, int(port)) for host, _, port in (each.rpartition(":") for each in hosts.split(","))]
+    options |= parse_url(f"{scheme}://{login}{at}/?{parts.query}")
+    secure = options.pop("connection_class", None) is not None
+    if kind == "sentinel":
+        sentinel: Any = Sentinel(nodes, socket_timeout=10)  # type: ignore[no-untyped-call]
+        options |= {"redis_class": _Sentineled, "ssl": secure}
+        return cast("Redis", sentinel.master_for(parts.path.strip("/"), **options))
+    if kind == "cluster":
+        # Another class with all the commands that we use: our keys are in one slot, so on one node.
+        return cast("Redis", RedisCluster(startup_nodes=[ClusterNode(*node) for node in nodes], ssl=secure, **options))
+    raise ValueError(f"unknown scheme {parts.scheme}")
+
+
+class _Sentineled(Redis):
+    """Closes the connections to the sentinels with its own."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        await super().aclose(close_connection_pool)
+        for sentinel in self.connection_pool.sentinel_manager.sentinels:  # type: ignore[attr-defined]
+            await sentinel.aclose()
 
 
 async def _check(client: Redis) -> list[str]:
@@ -82,7 +120,7 @@ def store_errors() -> Iterator[None]:
     """Maps what Redis says when it is away, busy, full or read-only to TemporaryError; what else it says is a bug."""
     try:
         yield
-    except (ConnectionError, TimeoutError, ReadOnlyError, OutOfMemoryError) as error:
+    except _AWAY as error:
         raise TemporaryError(f"Redis: {error}") from error
     except ResponseError as error:
         if not str(error).startswith(_PASSING):

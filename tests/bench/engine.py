@@ -4,7 +4,7 @@
 
 Each of PLACES tasks carries MAILS / PLACES mails from accept over claim, save, hand_over and claim to finish, or from
 XADD over XREADGROUP to XACK, on a private Redis that waits for the disk at each write; both by turns, in five rounds.
-Then the same behind 100 and behind 100,000 mails that wait, one thread each, of 1,000 senders. Prints mails a second and
+Then the same behind 100 and behind 100,000 waiting mails, one thread each, of 1,000 senders. Prints mails a second and
 ratios; goals: at least 0.25 of the plain stream, and behind 100,000 within 20 % of behind 100."""
 
 import asyncio

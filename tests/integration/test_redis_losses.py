@@ -46,13 +46,15 @@ class Server:
 
 
 @asynccontextmanager
-async def a_server(directory: Path, *settings: str) -> AsyncIterator[Server]:
+async def a_server(directory: Path, *settings: str, sentinel: Path | None = None) -> AsyncIterator[Server]:
+    """One that keeps a log, or a sentinel with these settings."""
     directory.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = ["setpriv", "--pdeathsig", "KILL", "redis-server", *settings, "--port", str(port), "--bind", "127.0.0.1"]
-    command += ["--dir", str(directory), "--save", "", "--appendonly", "yes", "--enable-debug-command", "yes"]
+    kept = ("--save", "", "--appendonly", "yes", "--enable-debug-command", "yes", *settings)
+    command = ["setpriv", "--pdeathsig", "KILL", "redis-server", *([str(sentinel), "--sentinel"] if sentinel else kept)]
+    command += ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
     server = Server(directory, port, process)
     try:
