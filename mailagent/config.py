@@ -199,7 +199,9 @@ class Sandbox(Part):
 class Redis(Part):
     """[redis] – where jobs and transcripts are kept."""
 
-    url: str = Field("", description='A Redis >= 7 (redis://, rediss://, unix://); "" starts a private one as a child.')
+    url: str = Field(
+        "", description='A Redis >= 7, see docs/operations.md for all forms; "" starts a private one as a child.'
+    )
     server: str = Field("redis-server", description="The program of the private one.")
     lease_seconds: Positive = Field(
         30.0, description="A daemon that is silent for this long loses its turns to another."

@@ -97,7 +97,7 @@ async def test_the_janitor_makes_again_all_that_is_derived(client: Redis, jobs: 
     assert await jobs.counts() == before
     with pytest.raises(LeaseLostError):
         await jobs.save(at_work, at_work.job)
-    assert await done(jobs) == ["j3", "j4"]
+    assert set(await done(jobs)) == {"j3", "j4"}
     assert await jobs.claim("delivery", 0)
 
 
