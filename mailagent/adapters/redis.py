@@ -128,7 +128,7 @@ class RedisJobs:
         token = f"{self._owner}:{next(self._fences)}"
         while True:
             first, second = await self._run("claim", lane, token, _milliseconds(self._lease))
-            if isinstance(second, str):
+            if isinstance(second, str):  # a thread and its first job; else where the bell stands, and until when
                 return Claim(lane, ThreadId(first), token, decode(second))
             left = until - clock()
             if left <= 0:

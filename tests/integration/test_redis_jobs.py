@@ -12,7 +12,7 @@ from mailagent.adapters.redis import RedisJobs, connect
 from mailagent.core.errors import ConfigError, LeaseLostError, TemporaryError
 from mailagent.core.job import Dead
 from mailagent.core.values import ThreadId
-from mailagent.ports import CursorMove, Jobs
+from mailagent.ports import Claim, CursorMove, Jobs
 from tests.fakes.jobs import INBOX, a_job, composed, sent
 
 DUE = "{ma}:due:turns"
@@ -267,6 +267,31 @@ async def test_the_janitor_looks_at_all_only_when_the_server_is_another_one(
     assert await jobs.repair() == 0
     monkeypatch.setattr("mailagent.adapters.redis._LOOK_SECONDS", 0.0)
     assert await jobs.repair() == 1
+
+
+# Waiting
+
+
+async def blocked(client: Redis, claim: "asyncio.Task[Claim | None]") -> None:
+    """Until Redis has this claim wait."""
+    async with asyncio.timeout(20):
+        while not (await client.info("clients"))["blocked_clients"]:
+            assert not claim.done()
+            await asyncio.sleep(0.01)
+
+
+async def test_the_bell_wakes_who_waits(client: Redis, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unheard, a claim would wait longer here than any answer of the server may take."""
+    monkeypatch.setattr("mailagent.adapters.redis._PATIENCE", 60.0)
+    waiting = asyncio.create_task(jobs.claim("turns", 60.0))
+    await blocked(client, waiting)
+    await jobs.accept(a_job("j1"), None)
+    claim = await waiting
+    assert claim
+    again = asyncio.create_task(on(client, "b").claim("turns", 60.0))
+    await blocked(client, again)
+    await jobs.retry(claim, claim.job, 0.2)
+    assert await again
 
 
 # Forgetting
