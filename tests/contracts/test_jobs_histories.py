@@ -17,8 +17,8 @@ from mailagent.adapters.redis import RedisJobs, connect
 from mailagent.core.errors import LeaseLostError
 from mailagent.core.job import PLACES, Dead, Job, Merged, Received, Stamp
 from mailagent.core.values import JobId, Thread, ThreadId
-from mailagent.ports import LANES, Claim, Jobs, Lane
-from tests.fakes.jobs import FakeJobs, a_job, composed, sent
+from mailagent.ports import LANES, Claim, CursorMove, Jobs, Lane
+from tests.fakes.jobs import INBOX, FakeJobs, a_job, composed, sent
 
 T = TypeVar("T")
 Place = tuple[Lane, ThreadId]
@@ -105,6 +105,7 @@ class Histories(RuleBasedStateMachine):
         self.overdue: set[Place] = set()
         """Delayed, and the delay is over: the next claim finds out."""
         self.turns: Counter[ThreadId] = Counter()
+        self.cursor = 0
 
     def run(self, what: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(what)
@@ -121,8 +122,21 @@ class Histories(RuleBasedStateMachine):
     def arrives(self, thread: ThreadId) -> None:
         job = a_job(f"j{len(self.stored)}", thread)
         assert self.run(self.jobs.accept(job, None)) == "new"
+        self.waits(job)
+
+    @rule(into=st.lists(threads, min_size=1, max_size=4), moved=st.booleans())
+    def arrive_together(self, into: list[ThreadId], moved: bool) -> None:
+        jobs = [a_job(f"j{len(self.stored) + number}", thread) for number, thread in enumerate(into)]
+        move = CursorMove(INBOX, self.cursor + moved, self.cursor + len(jobs))
+        assert self.run(self.jobs.take_over(jobs, move)) == (not moved)
+        if not moved:
+            self.cursor = move.uid
+            for job in jobs:
+                self.waits(job)
+
+    def waits(self, job: Job) -> None:
         self.stored[job.id] = job
-        self.lists["turns", thread].append(job.id)
+        self.lists["turns", job.thread].append(job.id)
 
     @precondition(lambda self: self.stored)
     @rule(pick=picks)

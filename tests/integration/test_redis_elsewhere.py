@@ -138,8 +138,8 @@ async def test_a_cluster_keeps_a_queue_on_one_of_its_nodes(short_path: Path) -> 
         jobs = [RedisJobs(cluster, owner="a", lease_seconds=60, retention_seconds=60, prefix=f"{{{n}}}") for n in "abc"]
         for queue in jobs:
             await one_mail(queue, "j1")
-        await RedisLedger(cluster).took("a@example.org", JobId("j1"), 1.0)
-        assert (await RedisLedger(cluster).spent("a@example.org", 1.0)).mails == 1
+        await RedisLedger(cluster).took([("a@example.org", JobId("j1"))], 1.0)
+        assert (await RedisLedger(cluster).spent(["a@example.org"], 1.0))["a@example.org"].mails == 1
         assert min([await client.dbsize() for client in clients]) > 0
 
 
