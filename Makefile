@@ -71,12 +71,13 @@ fault: ## set up and send all hostile mail there is through Dovecot and the daem
 	$(MAKE) environments
 	HOSTILE_MAIL=all .venv/bin/python -m pytest tests/fault
 
-bench: ## time a turn beside the bare SDK, intake beside parsing, a notice beside a listener, the gateway beside none
+bench: ## time a turn, intake, its notice of new mail, the queue and the gateway, each beside something plain
 	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_TESTS)'
 	$(MAKE) environments
 	.venv/bin/python -m tests.bench.turn
 	.venv/bin/python -m tests.bench.intake
 	.venv/bin/python -m tests.bench.idle
+	.venv/bin/python -m tests.bench.engine
 	.venv/bin/python -m tests.bench.gateway
 
 lock: ## write requirements/*.txt anew; UPGRADE=--upgrade takes newer versions
