@@ -25,6 +25,7 @@ PREFIX = "{ma}"
 _PATIENCE = 5.0
 """How long one read waits for the bell: less than the time after which a silent server is given up."""
 _LOOK_SECONDS = 3600.0
+"""After so long the janitor looks at everything again, without any reason."""
 _SCRIPTS = (
     "server",
     "listed",
