@@ -14,7 +14,7 @@ from mailagent.config import Config
 from mailagent.core.compose import reply_id
 from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
 from mailagent.core.inspection import House, Inspection, inspected
-from mailagent.core.job import Bounced, Composed, Dead, Job, Merged, Sent
+from mailagent.core.job import Bounced, Composed, Dead, Held, Job, Merged, Sent
 from mailagent.core.screen import Rule
 from mailagent.core.thread import continues, evidence
 from mailagent.core.values import JobId, Mailbox, Outgoing
@@ -48,11 +48,11 @@ async def _ended(parts: daemon.Parts, job: JobId) -> Composed:
     while True:
         found = await parts.jobs.find(job)
         match found.stage if found else None:
-            case Sent(composed, _) | Bounced(composed, _):
+            case Sent(composed, _) | Bounced(composed, _) | Held(_, Sent(composed, _)):
                 return composed
             case Merged(into):
                 job = into
-            case Dead(reason):
+            case Dead(reason) | Held(reason, _):
                 raise PermanentError(f"there is no answer: {reason}")
             case _:
                 await asyncio.sleep(LOOK_SECONDS)
@@ -69,6 +69,11 @@ class Kept(Submission):
         if outgoing.message_id != self._message_id:
             raise TemporaryError("this is the daemon's to send")
         return "kept"
+
+    async def was_sent(self, outgoing: Outgoing) -> bool:
+        """There is no Sent folder."""
+        del outgoing
+        return False
 
     async def file_sent(self, outgoing: Outgoing) -> None:
         """There is no Sent folder."""

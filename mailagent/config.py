@@ -91,6 +91,13 @@ class Smtp(Part):
     sent_copy: Literal["auto", "always", "never"] = Field(
         "auto", description="Append replies to the Sent folder: unless the server did, always, never."
     )
+    uncertain_seconds: Positive = Field(
+        60.0,
+        description="When it is uncertain whether the server took a reply, a copy is looked for in Sent after this.",
+    )
+    on_uncertain: Literal["resend", "hold"] = Field(
+        "resend", description="If none is there: send the same bytes once more, or hold the mail for a person."
+    )
 
 
 class Lmtp(Part):
@@ -174,7 +181,9 @@ class Agent(Part):
     max_sessions: Count = Field(2, description="Turns that run at once.")
     turn_seconds: Positive = Field(900.0, description="The deadline of one turn.")
     max_steps: Count = Field(40, description="Model answers in one turn, tool calls included.")
-    attempts: Count = Field(3, description="How often a turn that failed is tried before the sender gets an apology.")
+    attempts: Count = Field(
+        3, description="How often a turn that fails is tried; then the sender gets an apology, and the mail is held."
+    )
     retry_seconds: Positive = Field(
         20.0, description="The wait before the second attempt; doubled for each one after it."
     )

@@ -33,6 +33,7 @@ from mailagent.adapters.transcripts import RedisTranscripts
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.config import Config
 from mailagent.core.errors import ConfigError, TemporaryError
+from mailagent.core.job import Job
 from mailagent.core.policy import Host, Policy
 from mailagent.core.quota import Limits
 from mailagent.core.render import Style
@@ -50,10 +51,9 @@ log = logging.getLogger(__name__)
 
 Step = Callable[[Claim], Awaitable[None]]
 GiveUp = Callable[[Claim, str, bool], Awaitable[None]]
+Enough = Callable[[Job], bool]
 
 DELIVERY_PLACES = 4
-DELIVERY_ATTEMPTS = 130
-"""With at most an hour between two, five days: as long as mail servers try (RFC 5321 section 4.5.4.1)."""
 JANITOR_SECONDS = 30.0
 HOUR, DAY = 3600, 86400
 
@@ -233,9 +233,12 @@ async def _serve(parts: Parts, intakes: Sequence[Intake], submission: Submission
 async def work(parts: Parts, submission: Submission, stopping: asyncio.Event) -> None:
     """Turns and delivery until `stopping`: first the turns drain, then what they left in the outbox is sent."""
     agent, turns_over = parts.config.agent, asyncio.Event()
-    delivery = Delivery(parts.jobs, parts.blobs, submission, parts.clock, parts.config.mail.address)
-    turns = _worker(parts, "turns", parts.turns.step, parts.turns.give_up, agent.attempts)
-    outbox = _worker(parts, "delivery", delivery.step, delivery.give_up, DELIVERY_ATTEMPTS)
+    smtp, address = parts.config.smtp, parts.config.mail.address
+    delivery = Delivery(
+        parts.jobs, parts.blobs, submission, parts.clock, address, smtp.uncertain_seconds, smtp.on_uncertain
+    )
+    turns = _worker(parts, "turns", parts.turns.step, parts.turns.give_up, lambda job: job.attempts >= agent.attempts)
+    outbox = _worker(parts, "delivery", delivery.step, delivery.give_up, delivery.enough)
     sending = asyncio.create_task(outbox.run(DELIVERY_PLACES, turns_over, agent.drain_seconds))
     try:
         await turns.run(agent.max_sessions, stopping, agent.drain_seconds)
@@ -246,10 +249,10 @@ async def work(parts: Parts, submission: Submission, stopping: asyncio.Event) ->
         await asyncio.gather(sending, return_exceptions=True)
 
 
-def _worker(parts: Parts, lane: Lane, step: Step, give_up: GiveUp, attempts: int) -> Worker:
+def _worker(parts: Parts, lane: Lane, step: Step, give_up: GiveUp, enough: Enough) -> Worker:
     config = parts.config
     seconds = (config.agent.retry_seconds, config.redis.lease_seconds / 3)
-    return Worker(parts.jobs, parts.clock, lane, step, give_up, attempts, *seconds)
+    return Worker(parts.jobs, parts.clock, lane, step, give_up, enough, *seconds)
 
 
 async def _store_ended(parts: Parts) -> None:

@@ -291,7 +291,12 @@ class Submission(Protocol):
     """The way out (RFC 6409)."""
 
     async def send(self, outgoing: Outgoing) -> str:
-        """The server's answer to DATA. TemporaryError for 4xx and lost connections, PermanentError for 5xx."""
+        """The server's answer to DATA. PermanentError for 5xx; TemporaryError for 4xx and lost connections, uncertain
+        when it may have taken the mail: the connection was lost after DATA began."""
+
+    async def was_sent(self, outgoing: Outgoing) -> bool:
+        """Whether the server's own copy in the Sent folder proves that it took this message for somebody; where there
+        is none, nothing is proven: not all servers keep one. TemporaryError when the folder is out of reach."""
 
     async def file_sent(self, outgoing: Outgoing) -> None:
         """Append to the Sent folder unless it is there or the server keeps one itself."""

@@ -1,21 +1,20 @@
-"""The mailbox and the Sent folder by IMAP4rev1 (RFC 3501): imapclient, in threads, with its sharp edges covered."""
+"""The mailbox by IMAP4rev1 (RFC 3501): imapclient, in threads, with its sharp edges covered."""
 
 import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
 from imapclient import IMAPClient
 from imapclient.exceptions import IMAPClientError
-from imapclient.imapclient import SEEN, SENT
 
 from mailagent.adapters.oauth import access_token, xoauth2
 from mailagent.config import Imap, Mail, Security
 from mailagent.core.errors import ConfigError, TemporaryError
-from mailagent.core.values import Mailbox, Outgoing, RawMessage
+from mailagent.core.values import Mailbox, RawMessage
 from mailagent.ports import HEAD_BYTES, Folder, Head
 
 T = TypeVar("T")
@@ -27,9 +26,6 @@ _ODD = (IMAPClientError, OSError, ValueError, LookupError)
 """What imapclient raises when a server is away, says no, or says what cannot be understood."""
 
 _GOODBYE_SECONDS = 5.0
-
-_SAFE_ID = re.compile(r'<[^\x00-\x20"\\\x7f-\U0010ffff]{1,250}>')
-"""A Message-ID that is safe inside a command: imapclient passes CR LF on, and with it any command of a stranger."""
 
 
 class ImapInbox:
@@ -244,30 +240,18 @@ def in_words(error: Exception, host: str) -> str:
             return f"{host}: {answer}"
 
 
-def file_sent(imap: Imap, tls: ssl.SSLContext | None, password: str, mail: Outgoing, *, unless_there: bool) -> None:
-    r"""Append the mail to the folder that is \Sent (RFC 6154), `unless_there` by its Message-ID; blocks.
-
-    Raises TemporaryError."""
+@contextmanager
+def session(imap: Imap, tls: ssl.SSLContext | None, password: str) -> Iterator[IMAPClient]:
+    """A connection for one errand, logged in and out again; blocks. TemporaryError for whatever is odd within."""
     try:
         client = connect(imap, tls, password)
         with ExitStack() as undo:
             undo.callback(_hang_up, client)
-            folder = client.find_special_folder(SENT)
-            if folder is None:
-                raise TemporaryError(f"{imap.host}: the account has no Sent folder")
-            if not (unless_there and _holds(client, folder, mail.message_id)):
-                client.append(folder, mail.data, flags=[SEEN])
+            yield client
             with suppress(*_ODD):
                 _log_out(client)
     except _ODD as error:
         raise TemporaryError(in_words(error, imap.host)) from error
-
-
-def _holds(client: IMAPClient, folder: str, message_id: str) -> bool:
-    if not _SAFE_ID.fullmatch(message_id):
-        return False
-    client.select_folder(folder, readonly=True)
-    return bool(client.search(["HEADER", "Message-ID", message_id]))
 
 
 def _uids_from(client: IMAPClient, uid: int) -> list[int]:

@@ -4,10 +4,12 @@ import asyncio
 import re
 import smtplib
 import socket
+import ssl
 from contextlib import suppress
 from typing import NoReturn
 
-from mailagent.adapters.imap import file_sent, in_words, tls_context
+from mailagent.adapters import sent
+from mailagent.adapters.imap import in_words, tls_context
 from mailagent.adapters.oauth import access_token, xoauth2
 from mailagent.config import Imap, Smtp
 from mailagent.core.errors import PermanentError, TemporaryError
@@ -38,27 +40,29 @@ class SmtpSubmission:
         self._imap_tls = tls_context(imap.security, imap.ca_file)
 
     async def send(self, outgoing: Outgoing) -> str:
-        """See ports.Submission. The message of the TemporaryError begins with "uncertain: " when the connection was
-        lost after DATA began: the server may have taken the mail. What it has against us and not against this mail (a
-        refused login, say) is a TemporaryError, 5xx or not."""
-        thread = asyncio.ensure_future(asyncio.to_thread(self._send, outgoing))
+        """See ports.Submission. What the server has against us and not against this mail (a refused login, say) is a
+        TemporaryError, 5xx or not."""
+        dialled: list[smtplib.SMTP] = []
+        thread = asyncio.ensure_future(asyncio.to_thread(self._send, outgoing, dialled))
         try:
             return await asyncio.shield(thread)
-        except asyncio.CancelledError:  # the thread goes on whatever we want: what it did must be known
+        except asyncio.CancelledError:  # the thread goes on whatever we want: what it did must be known, and soon
+            for client in dialled:
+                _cut(client)
             return await thread
 
     async def file_sent(self, outgoing: Outgoing) -> None:
         """See ports.Submission; for smtp.sent_copy = "auto" the Message-ID is looked for first."""
         if self._smtp.sent_copy == "never":
             return
-        await asyncio.to_thread(
-            file_sent,
-            self._imap,
-            self._imap_tls,
-            self._imap_password,
-            outgoing,
-            unless_there=self._smtp.sent_copy == "auto",
-        )
+        await asyncio.to_thread(sent.file, *self._mailbox(), outgoing, unless_there=self._smtp.sent_copy == "auto")
+
+    async def was_sent(self, outgoing: Outgoing) -> bool:
+        """See ports.Submission."""
+        return await asyncio.to_thread(sent.holds, *self._mailbox(), outgoing.message_id)
+
+    def _mailbox(self) -> tuple[Imap, ssl.SSLContext | None, str]:
+        return self._imap, self._imap_tls, self._imap_password
 
     async def announced(self, sender: str) -> dict[str, str]:
         """What the server can do once we are logged in and it takes mail from `sender`: EHLO keyword, in lower case,
@@ -76,11 +80,12 @@ class SmtpSubmission:
         finally:
             _quit(client)
 
-    def _send(self, outgoing: Outgoing) -> str:
+    def _send(self, outgoing: Outgoing, dialled: list[smtplib.SMTP]) -> str:
         for address in (outgoing.sender, outgoing.recipient):
             if not _ADDRESS.fullmatch(address):
                 raise PermanentError(f"Mail cannot be sent to or from the address {address!r}.")
         client = self._connect()
+        dialled.append(client)
         try:
             return self._hand_over(client, outgoing)
         finally:
@@ -135,9 +140,9 @@ class SmtpSubmission:
         except smtplib.SMTPDataError as error:
             self._refuse(error.smtp_code, error.smtp_error)
         except (smtplib.SMTPException, OSError) as error:
-            raise TemporaryError(f"uncertain: {in_words(error, self._smtp.host)}") from error
+            raise TemporaryError(in_words(error, self._smtp.host), uncertain=True) from error
         if not (200 <= code <= 299 or 400 <= code <= 599):
-            raise TemporaryError(f"uncertain: {self._smtp.host}: {code} {_text(answer)}")
+            raise TemporaryError(f"{self._smtp.host}: {code} {_text(answer)}", uncertain=True)
         self._expect_ok(code, answer)
         return f"{code} {_text(answer)}"
 
@@ -159,6 +164,13 @@ def _quit(client: smtplib.SMTP) -> None:
             client.sock.settimeout(_GOODBYE_SECONDS)
         client.quit()
     client.close()
+
+
+def _cut(client: smtplib.SMTP) -> None:
+    """Wake the thread that waits for the server."""
+    with suppress(OSError):
+        if isinstance(client.sock, socket.socket):
+            socket.socket.shutdown(client.sock, socket.SHUT_RDWR)  # SSLSocket's own would forget the TLS state
 
 
 def _text(answer: bytes | str) -> str:

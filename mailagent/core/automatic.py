@@ -8,7 +8,7 @@ from mailagent.core.headers import field, fields
 LOOP_FIELD = "X-MailAgent-Loop"
 """The field that every mail of ours carries, with the name of the instance that sent it."""
 
-OUR_ID = re.compile(r"<ma\.[a-z2-7]{16}@[^>]+>")
+OUR_ID = re.compile(r"<ma\.[a-z2-7]{16}(?:\.\d+)?@[^>]+>")
 """A Message-ID that `compose.reply_id` made."""
 
 _MACHINES = re.compile(r"(?:mailer-daemon|postmaster|(?:no|do[-_.]?not)[-_.]?reply)(?:[-+_.].*)?@.*")

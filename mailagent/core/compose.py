@@ -24,9 +24,10 @@ _MEDIA_TYPE = re.compile(r"(?:text|image|audio|video|application)/[a-z0-9][a-z0-
 _REPLY_PREFIXES = re.compile(r"\s*(?:(?:re|aw|antw|sv|vs|rif|odp|res)(?:\[\d+\])?\s*[:：]\s*)+", re.IGNORECASE)
 
 
-def reply_id(job_id: str, domain: str) -> str:
-    """The Message-ID of the reply to a job: made of the job alone, so that a second attempt is the same mail."""
-    return f"<ma.{job_id}@{domain}>"
+def reply_id(job_id: str, domain: str, again: int = 0) -> str:
+    """The Message-ID of the reply to a job: made of the job alone, so that a second attempt is the same mail; another
+    one for each time that a person had it answered `again`."""
+    return f"<ma.{job_id}{f'.{again}' if again else ''}@{domain}>"
 
 
 def compose(

@@ -2,7 +2,11 @@
 
 
 class TemporaryError(Exception):
-    """It may work later: try again with backoff."""
+    """It may work later: try again with backoff. `uncertain` when it may have been done all the same."""
+
+    def __init__(self, reason: str, *, uncertain: bool = False) -> None:
+        super().__init__(reason)
+        self.uncertain = uncertain
 
 
 class PermanentError(Exception):

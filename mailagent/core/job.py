@@ -4,7 +4,7 @@ import hashlib
 import json
 from base64 import b32encode
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
@@ -36,18 +36,27 @@ class Composed:
     message_id: str
     recipients: tuple[str, ...]
     usage: Usage
+    apology_for: str = ""
+    """Why there was no answer, for the operator: the reply is an apology, and the job is held once it is sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """About to be handed to the mail server, for the `attempt`-th time: saved before DATA. `done` are the recipients
-    that the server has taken it for."""
+    """Being handed to the mail server, in an envelope for each recipient, for the `attempt`-th time. `done` are those
+    that need no more envelope."""
 
     composed: Composed
     attempt: int
     done: tuple[str, ...] = ()
-    uncertain: int = 0
-    """How often the connection was lost after DATA began: the server may have taken it."""
+    to: str = ""
+    """Whose envelope is under way, saved before the server sees it. Who finds a job so, and did not send it himself,
+    cannot know whether the server took it: it is uncertain."""
+    again: tuple[str, ...] = ()
+    """Who was sent it once more because that was uncertain."""
+
+
+Waiting = Received | Answered | Composed | Sending
+"""The stages of a job that is in a lane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +69,8 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Bounced:
-    """The mail server took the reply, and another one sent it back (RFC 3464)."""
+    """The reply was made and not delivered: the mail server refused it, or took it and another one sent it back
+    (RFC 3464)."""
 
     composed: Composed
     reason: str
@@ -74,13 +84,22 @@ class Merged:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Kept for a person, out of its thread's way; `before` is where it goes on when it is released. Before is Sent
+    where an apology went out instead of an answer."""
+
+    reason: str
+    before: Waiting | Sent
+
+
+@dataclass(frozen=True, slots=True)
 class Dead:
     """Ended without a reply; `reason` is for the operator."""
 
     reason: str
 
 
-Stage = Received | Answered | Composed | Sending | Sent | Bounced | Merged | Dead
+Stage = Waiting | Sent | Bounced | Merged | Held | Dead
 
 PLACES: dict[type[Stage], str] = {
     Received: "turns",
@@ -119,6 +138,8 @@ class Job:
     history: tuple[Stamp, ...]
     attempts: int = 0
     """How often this lane's step failed on it."""
+    interrupted: int = 0
+    """How often in a row a step on it began in this lane and never ended, as when the daemon is killed."""
     colleagues: tuple[str, ...] = ()
     """Who else the mail was addressed to and may be answered too."""
 
@@ -129,6 +150,10 @@ class Job:
     def stamped(self, *stamps: Stamp) -> "Job":
         """The same job with more moments in its history."""
         return replace(self, history=(*self.history, *stamps))
+
+    def times(self, name: str) -> int:
+        """How often it reached this moment."""
+        return sum(stamp.name == name for stamp in self.history)
 
 
 def job_id(sender: str, message_id: str, message: BlobId) -> JobId:
@@ -155,15 +180,23 @@ def _digest(*parts: str) -> str:
 
 def encode(job: Job) -> str:
     """The job as JSON, for storage; `decode` reads it back."""
-    stage: dict[str, object] = _STAGES[type(job.stage).__name__].dump_python(job.stage)
-    return json.dumps({**_JOB.dump_python(job), "stage": {"is": type(job.stage).__name__, **stage}})
+    return json.dumps({**_JOB.dump_python(job), "stage": _named(job.stage)})
+
+
+def _named(stage: Stage) -> dict[str, object]:
+    named = {"is": type(stage).__name__, **_STAGES[type(stage).__name__].dump_python(stage)}
+    return {**named, "before": _named(stage.before)} if isinstance(stage, Held) else named
 
 
 def decode(text: str) -> Job:
     """The job that `encode` wrote. Raises ValueError or KeyError when it is not one."""
     raw = json.loads(text)
-    kind = _STAGES[raw["stage"].pop("is")]
-    return _JOB.validate_python({**raw, "stage": kind.validate_python(raw["stage"])})
+    return _JOB.validate_python({**raw, "stage": _stage(raw["stage"])})
+
+
+def _stage(raw: dict[str, Any]) -> Stage:
+    before = {"before": _stage(raw["before"])} if raw["is"] == Held.__name__ else {}
+    return _STAGES[raw["is"]].validate_python({**raw, **before})
 
 
 _STAGES: dict[str, TypeAdapter[Stage]] = {kind.__name__: TypeAdapter(kind) for kind in get_args(Stage)}

@@ -169,14 +169,15 @@ async def _history(scene: Scene, message_id: str) -> dict[str, Any]:
         )
         output, _ = await process.communicate()
         job = json.loads(output) if output else {}
-        if job.get("is") in ("Sent", "Dead"):
+        if job.get("is") in ("Sent", "Bounced", "Held", "Dead"):
             return _summary(job)
         await asyncio.sleep(LOOK_SECONDS)
     raise PermanentError("the daemon does not say what became of the mail:\n" + "\n".join(scene.said[-20:]))
 
 
 def _summary(job: dict[str, Any]) -> dict[str, Any]:
-    composed = job["stage"].get("composed", {})
+    stage = job["stage"].get("before", job["stage"])  # of a job that is held, since all it got is an apology
+    composed = stage.get("composed", {})
     start = job["history"][0]["at"]
     return {
         "message_id": job["message_id"],

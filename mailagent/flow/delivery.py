@@ -1,67 +1,112 @@
-"""Outbox -> submission: hand over frozen replies; try again when the server says later, give up when it says no."""
+"""Outbox -> submission: hand over frozen replies, try again for five days, find out what became of the uncertain."""
 
 import asyncio
 import logging
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from mailagent.core.errors import PermanentError, TemporaryError
-from mailagent.core.job import Composed, Dead, Job, Sending, Sent, Stage
+from mailagent.core.job import Bounced, Composed, Dead, Held, Job, Sending, Sent, Stage
 from mailagent.core.values import JobId, Outgoing
 from mailagent.ports import Blobs, Claim, Clock, Jobs, Submission
 
 log = logging.getLogger(__name__)
 
 RECORD_SECONDS = 1.0
+PATIENCE_SECONDS = 5 * 86400.0
+"""As long as mail servers try (RFC 5321 section 4.5.4.1)."""
+STARTS = ("composed", "released")
+"""Moments from which this time is counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Sends the jobs of the delivery lane; `sender` is the envelope's."""
+    """Sends the jobs of the delivery lane; `sender` is the envelope's. Where it is uncertain whether the server took a
+    reply, the Sent folder is asked after `grace_seconds`, and without proof `on_uncertain` decides."""
 
     jobs: Jobs
     blobs: Blobs
     submission: Submission
     clock: Clock
     sender: str
+    grace_seconds: float
+    on_uncertain: Literal["resend", "hold"]
 
     async def step(self, claim: Claim) -> None:
-        """Send one reply: `sending` is saved before the server sees it, its answer after; the Sent copy comes last."""
-        sending, job, response = _where(claim.job.stage), claim.job, ""
-        composed = sending.composed
+        """Send one reply: whose envelope is under way is saved before the server sees it, its answer after; the Sent
+        copy comes last."""
+        sending = await self._settled(claim, _where(claim.job.stage))
+        if sending is None:
+            return
+        job, composed, response = claim.job, sending.composed, ""
         data = await self.blobs.get(composed.message)
         for recipient in composed.recipients:
             if recipient in sending.done:
                 continue
-            sending = replace(sending, attempt=sending.attempt + 1)
+            sending = replace(sending, attempt=sending.attempt + 1, to=recipient)
             job = job.at(sending, "sending", self.clock.now())
             await self.jobs.save(claim, job)
-            outgoing = Outgoing(composed.message_id, self.sender, recipient, data)
-            response = await self._send(claim, job, sending, outgoing) or response
-            sending = replace(sending, done=(*sending.done, recipient))
-        await self._finish(claim, job.at(Sent(composed, response), "sent", self.clock.now()))
+            response = await self._send(claim, job, sending, data) or response
+            sending = replace(sending, done=(*sending.done, recipient), to="")
+        await self._finish(claim, self._sent(job, composed, response))
         log.info("sent job=%s to=%s: %s", job.id, ", ".join(composed.recipients), response)
-        await self._file_sent(job.id, Outgoing(composed.message_id, self.sender, composed.recipients[0], data))
+        await self._file_sent(job.id, self._outgoing(composed, composed.recipients[0], data))
 
-    async def _send(self, claim: Claim, job: Job, sending: Sending, outgoing: Outgoing) -> str:
+    async def _send(self, claim: Claim, job: Job, sending: Sending, data: bytes) -> str:
         """The server's answer; "" when it will not take the reply for a colleague, which must not keep it from others.
-        Where it stays unknown whether the server took it, the same bytes are sent once more, and no more than that."""
+        When it surely has not taken it, that is saved before the error goes on."""
+        outgoing = self._outgoing(sending.composed, sending.to, data)
         try:
             return await self.submission.send(outgoing)
-        except PermanentError as error:
-            if outgoing.recipient == sending.composed.recipients[0]:
-                raise
-            log.warning("%s is not taken for %s: %s", outgoing.message_id, outgoing.recipient, error)
-            return ""
-        except TemporaryError as error:
-            if not str(error).startswith("uncertain: "):
-                raise
-            if sending.uncertain:
-                raise PermanentError(f"sent twice, and twice without an answer: {error}", for_sender=False) from error
-            await self.jobs.save(claim, replace(job, stage=replace(sending, uncertain=1)))
+        except (PermanentError, TemporaryError) as error:
+            if isinstance(error, PermanentError) and sending.to != sending.composed.recipients[0]:
+                log.warning("%s is not taken for %s: %s", outgoing.message_id, sending.to, error)
+                return ""
+            if isinstance(error, PermanentError) or not error.uncertain:
+                await self.jobs.save(claim, replace(job, stage=replace(sending, to="")))
             raise
 
+    async def _settled(self, claim: Claim, sending: Sending) -> Sending | None:
+        """Where to go on from: an envelope found under way was sent by a daemon that died then, or that never heard
+        the server's answer. None when it is not to be settled now."""
+        job, to = claim.job, sending.to
+        if not to:
+            return sending
+        began, now = job.history[-1], self.clock.now()
+        if began.name != "uncertain":
+            log.warning("job %s: uncertain whether the server took it for %s", job.id, to)
+            job = replace(job.at(sending, "uncertain", now), interrupted=0)
+            await self.jobs.retry(claim, job, max(0.0, began.at + self.grace_seconds - now))
+            return None
+        if await self._is_proven(sending):
+            log.info("job %s: taken for %s: the server has put a copy into Sent", job.id, to)
+            return replace(sending, done=(*sending.done, to), to="")
+        if self.on_uncertain == "resend" and to not in sending.again:
+            log.warning("job %s: no copy is in Sent: the same bytes go to %s once more", job.id, to)
+            return replace(sending, to="", again=(*sending.again, to))
+        times = "twice, both times without an answer" if to in sending.again else "without an answer"
+        await self._hold(claim, f"sent to {to} {times}, and no copy is in Sent: it may have arrived or not", sending)
+        return None
+
+    async def _is_proven(self, sending: Sending) -> bool:
+        """Whether a copy in Sent proves the envelope under way. Those of one reply share their Message-ID, and some
+        servers keep one copy for each, others one for all: it says something of the first envelope alone. A copy of our
+        own proves nothing false, since it is filed when no envelope is left."""
+        return not sending.done and await self.submission.was_sent(self._outgoing(sending.composed, sending.to, b""))
+
+    async def _hold(self, claim: Claim, reason: str, before: Sending) -> None:
+        log.error("job %s: held: %s", claim.job.id, reason)
+        await self.jobs.finish(claim, claim.job.at(Held(reason, before), "held", self.clock.now()))
+
+    def _sent(self, job: Job, composed: Composed, response: str) -> Job:
+        """The end. Whoever got an apology is still owed an answer: that job is kept for a person."""
+        now = self.clock.now()
+        stage = Sent(composed, response)
+        sent = job.at(stage, "sent", now)
+        return sent.at(Held(composed.apology_for, stage), "held", now) if composed.apology_for else sent
+
     async def _finish(self, claim: Claim, job: Job) -> None:
-        """Record that the server has it, as long as the lease lasts: sent and not recorded would be sent again."""
+        """Record that the server has it, as long as the lease lasts: sent and not recorded is uncertain."""
         while True:
             try:
                 return await self.jobs.finish(claim, job)
@@ -75,10 +120,25 @@ class Delivery:
         except (TemporaryError, PermanentError) as error:
             log.warning("job %s: sent, but no copy in the Sent folder: %s", job, error)
 
+    def _outgoing(self, composed: Composed, recipient: str, data: bytes) -> Outgoing:
+        return Outgoing(composed.message_id, self.sender, recipient, data)
+
+    def enough(self, job: Job) -> bool:
+        """Whether it was tried for as long as mail servers try."""
+        began = max((stamp.at for stamp in job.history if stamp.name in STARTS), default=0.0)
+        return self.clock.now() - began >= PATIENCE_SECONDS
+
     async def give_up(self, claim: Claim, reason: str, plain: bool) -> None:
-        """The server will not take it: the job is dead, for the operator to see; the thread goes on."""
+        """The server will not take it: the reply has bounced, for the operator to see; the thread goes on."""
         del plain
-        await self.jobs.finish(claim, claim.job.at(Dead(f"not delivered: {reason}"), "dead", self.clock.now()))
+        now = self.clock.now()
+        match claim.job.stage:
+            case Sending() as sending if sending.to:
+                await self._hold(claim, f"it is uncertain whether {sending.to} got it: {reason}", sending)
+            case (Composed() as composed) | Sending(composed=composed):
+                await self.jobs.finish(claim, claim.job.at(Bounced(composed, reason), "bounced", now))
+            case _:
+                await self.jobs.finish(claim, claim.job.at(Dead(reason), "dead", now))
 
 
 def _where(stage: Stage) -> Sending:

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from mailagent.core.compose import compose, reply_id
 from mailagent.core.errors import PermanentError, TemporaryError
-from mailagent.core.job import Answered, Composed, Dead, Job, Merged, Received, Stamp, session_id
+from mailagent.core.job import Answered, Composed, Held, Job, Merged, Received, Stamp, Waiting, session_id
 from mailagent.core.parse import REPLY_MARKER
 from mailagent.core.prompt import prompt
 from mailagent.core.quota import Payer, daily
@@ -51,7 +51,9 @@ class Turns:
 
     async def step(self, claim: Claim) -> None:
         """Carry one job from wherever it stands to the outbox, and with it those that wait behind it in its thread."""
-        job = claim.job
+        job = claim.job.stamped(Stamp("begun", self.clock.now()))
+        await self.jobs.save(claim, job)
+        claim = replace(claim, job=job)
         waiting = {each.id: each for each in await self.jobs.waiting(claim)}
         if isinstance(job.stage, Received):
             job = await self._answered(claim, job.stage, [each for each in waiting.values() if _may_join(each)])
@@ -62,11 +64,15 @@ class Turns:
         await self._hand_over(claim, job, merged, outcome)
 
     async def give_up(self, claim: Claim, reason: str, plain: bool) -> None:
-        """Send one honest reply instead of an answer: the reason when it is in plain words, else an apology."""
+        """Send one honest reply instead of an answer: the reason when it is in plain words, else an apology; then the
+        job is held when that is sent."""
+        why = "" if plain else f"an apology was sent: {reason} ({claim.job.attempts} attempts)"
         try:
-            await self._hand_over(claim, claim.job, (), said(reason if plain else APOLOGY))
+            await self._hand_over(claim, claim.job, (), said(APOLOGY if why else reason), why)
         except PermanentError as error:
-            await self.jobs.finish(claim, claim.job.at(Dead(f"{reason}; {error}"), "dead", self.clock.now()))
+            before = claim.job.stage if isinstance(claim.job.stage, Waiting) else Received()
+            held = Held(f"{reason}; {error}", before)
+            await self.jobs.finish(claim, claim.job.at(held, "held", self.clock.now()))
 
     async def _answered(self, claim: Claim, stage: Received, waiting: Sequence[Job]) -> Job:
         """The job with its outcome durable: of the agent's turn, or of the refusal that intake decided on."""
@@ -129,7 +135,9 @@ class Turns:
         token = make(self.keys[0], thread, found.turns + 1 if found else 1, sender)
         return address_with(token, self.sender) or ""
 
-    async def _hand_over(self, claim: Claim, job: Job, merged: Sequence[Job], outcome: Outcome) -> None:
+    async def _hand_over(
+        self, claim: Claim, job: Job, merged: Sequence[Job], outcome: Outcome, apology_for: str = ""
+    ) -> None:
         """Lay the reply out, freeze its bytes and put it into the outbox; the merged jobs end with it."""
         mails = [await self._mail(each) for each in (job, *merged)]
         newest = mails[-1]
@@ -143,14 +151,14 @@ class Turns:
             reply_to=await self._reply_to(job.thread, newest.sender),
             sender=self.sender,
             sender_name=self.sender_name,
-            message_id=reply_id(job.id, self.sender.rpartition("@")[2]),
+            message_id=reply_id(job.id, self.sender.rpartition("@")[2], job.times("requeued")),
             date=self.clock.now(),
             instance=self.sender,
         )
         blob = await self.blobs.put(outgoing.data)
-        stage = Composed(blob, outgoing.message_id, (newest.sender, *cc), outcome.usage)
+        stage = Composed(blob, outgoing.message_id, (newest.sender, *cc), outcome.usage, apology_for)
         now = self.clock.now()
-        composed = replace(job.at(stage, "composed", now), attempts=0)
+        composed = replace(job.at(stage, "composed", now), attempts=0, interrupted=0)
         await self.jobs.hand_over(claim, composed, [each.at(Merged(job.id), "merged", now) for each in merged])
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from mailagent.core.errors import LeaseLostError, PermanentError, TemporaryError
-from mailagent.core.job import Dead, Job
+from mailagent.core.job import Held, Job, Received, Waiting
 from mailagent.core.values import ThreadId
 from mailagent.ports import Claim, Clock, Jobs, Lane
 
@@ -17,19 +17,25 @@ CLAIM_SECONDS = 1.0
 """How long one claim waits: also how long a stop may take that finds nothing at work."""
 STORE_AWAY_SECONDS = 2.0
 MAX_DELAY_SECONDS = 3600.0
+INTERRUPTIONS = 10
+"""So often in a row a job may be met again that was begun and neither ended nor given back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
     """Works on one lane. `step` carries a job on to its end in this lane; `give_up` ends it when that cannot be done,
-    with the reason, and whether that reason is in plain words for the sender."""
+    with the reason, and whether that reason is in plain words for the sender. `enough` says of a job that failed
+    whether it was tried often enough.
+
+    A step that fails counts against its job. A daemon that dies may have been killed by any of its jobs, or by none:
+    only a job that it dies of many times in a row is given up."""
 
     jobs: Jobs
     clock: Clock
     lane: Lane
     step: Callable[[Claim], Awaitable[None]]
     give_up: Callable[[Claim, str, bool], Awaitable[None]]
-    attempts: int
+    enough: Callable[[Job], bool]
     retry_seconds: float
     renew_seconds: float
     claim_seconds: float = CLAIM_SECONDS
@@ -93,13 +99,25 @@ class Worker:
     async def _work(self, claim: Claim) -> None:
         """The step; when it fails, what its error calls for; when that fails too, the end of the job: nothing that a
         job brings with it may end the loop, or be met again for ever."""
-        failure = await _failure(self.step(claim))
+        claim = replace(claim, job=replace(claim.job, interrupted=claim.job.interrupted + 1))
+        failure = await _failure(self._begin(claim))
         if failure:
             failure = await _failure(self._after(claim, failure))
         if failure and not isinstance(failure, LeaseLostError | TemporaryError):
-            failure = await _failure(self._bury(claim, failure))
+            log.error("job %s: could not even be given up", claim.job.id, exc_info=failure)
+            failure = await _failure(self._hold(claim, f"could not even be given up: {failure!r}"))
         if failure:
             log.warning("job %s: work dropped, its lease is lost or will run out: %s", claim.job.id, failure)
+
+    async def _begin(self, claim: Claim) -> None:
+        """The step; its first save stores the mark that it began."""
+        if claim.job.interrupted <= INTERRUPTIONS:
+            return await self.step(claim)
+        reason = f"begun {INTERRUPTIONS} times, and each time the daemon died before it ended"
+        if claim.job.interrupted > INTERRUPTIONS + 1:  # of giving it up, too
+            return await self._hold(claim, reason)
+        await self.jobs.save(claim, claim.job)
+        raise PermanentError(reason, for_sender=False)
 
     async def _after(self, claim: Claim, failure: Exception) -> None:
         match failure:
@@ -113,22 +131,22 @@ class Worker:
                 log.warning("job %s: attempt failed: %s", claim.job.id, failure, exc_info=None if expected else failure)
                 await self._again(claim, str(failure))
 
-    async def _bury(self, claim: Claim, failure: Exception) -> None:
-        log.error("job %s: could not even be given up", claim.job.id, exc_info=failure)
+    async def _hold(self, claim: Claim, reason: str) -> None:
         job = await self._stored(claim)
-        await self.jobs.finish(claim, job.at(Dead(str(failure)), "dead", self.clock.now()))
+        before = job.stage if isinstance(job.stage, Waiting) else Received()
+        await self.jobs.finish(claim, job.at(Held(reason, before), "held", self.clock.now()))
 
     async def _again(self, claim: Claim, reason: str) -> None:
         job = await self._stored(claim)
-        tried = job.attempts + 1
-        if tried >= self.attempts:
+        job = replace(job, attempts=job.attempts + 1, interrupted=0)
+        if self.enough(job):
             await self.give_up(replace(claim, job=job), reason, False)
             return
-        delay = min(self.retry_seconds * 2 ** (tried - 1), MAX_DELAY_SECONDS)
-        await self.jobs.retry(claim, replace(job, attempts=tried), delay)
+        delay = min(self.retry_seconds * 2 ** min(job.attempts - 1, 20), MAX_DELAY_SECONDS)
+        await self.jobs.retry(claim, job, delay)
 
     async def _give_back(self, claim: Claim) -> None:
-        await self.jobs.retry(claim, await self._stored(claim), 0.0)
+        await self.jobs.retry(claim, replace(await self._stored(claim), interrupted=0), 0.0)
 
     async def _stored(self, claim: Claim) -> Job:
         """The job as it stands: the step may have saved a later stage than the one that was claimed."""

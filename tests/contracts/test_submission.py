@@ -138,7 +138,7 @@ async def test_what_the_server_says_to_a_mail(peer: Peer, reply: str, error: typ
     peer.faults.data_reply = reply
     with pytest.raises(error, match=reply) as caught:
         await peer.submission.send(MAIL)
-    assert not str(caught.value).startswith("uncertain")
+    assert not getattr(caught.value, "uncertain", False)
     assert await peer.delivered() == []
     peer.faults.data_reply = ""
     await peer.submission.send(MAIL)
@@ -148,15 +148,17 @@ async def test_what_the_server_says_to_a_mail(peer: Peer, reply: str, error: typ
 @pytest.mark.parametrize(("drop", "arrived"), [("before", []), ("after", [DATA])])
 async def test_a_connection_lost_after_data_is_uncertain(peer: Peer, drop: str, arrived: list[bytes]) -> None:
     peer.faults.drop = drop  # type: ignore[assignment]
-    with pytest.raises(TemporaryError, match=r"^uncertain: "):
+    with pytest.raises(TemporaryError) as caught:
         await peer.submission.send(MAIL)
+    assert caught.value.uncertain
     assert await peer.delivered() == arrived
 
 
 async def test_a_server_that_is_away(peer: Peer) -> None:
     await peer.go_away()
-    with pytest.raises(TemporaryError, match=r"^(?!uncertain)"):
+    with pytest.raises(TemporaryError) as caught:
         await peer.submission.send(MAIL)
+    assert not caught.value.uncertain
 
 
 @pytest.mark.parametrize("address", ["a@b.test\r\nRCPT TO:<x@mail.test>", "a@b.test\nDATA"])

@@ -59,6 +59,7 @@ async def test_the_demo_answers_a_csv_that_nobody_here_has_seen(short_path: Path
     assert stages == [
         "received",
         "parsed",
+        "begun",
         "ingested",
         "first model request",
         "answered",

@@ -94,9 +94,12 @@ class FakeInbox:
 
 
 class FakeSubmission:
-    """A server that takes what it is given into `sent`, and does what `faults` says; `filed` is the Sent folder."""
+    """A server that takes what it is given into `sent`, and does what `faults` says; `filed` is the Sent folder, into
+    which it puts copies itself if it `keeps_sent`. It takes mail when it `may_go_on`."""
 
     def __init__(self) -> None:
+        self.keeps_sent = False
+        self.may_go_on: asyncio.Event | None = None
         self.away = False
         self.faults = Faults()
         self.sent: list[Outgoing] = []
@@ -107,16 +110,23 @@ class FakeSubmission:
             raise TemporaryError("the server is away")
         if "\n" in outgoing.recipient or "\n" in outgoing.sender:
             raise PermanentError("this is no address")
+        if self.may_go_on:
+            await self.may_go_on.wait()
         if reply := self.faults.data_reply:
             raise (PermanentError if reply.startswith("5") else TemporaryError)(reply)
         if self.faults.drop != "before":
             self.sent.append(outgoing)
+            if self.keeps_sent:
+                self.filed.append(outgoing)
         if self.faults.drop:
-            raise TemporaryError("uncertain: the connection was lost")
+            raise TemporaryError("the connection was lost", uncertain=True)
         return "250 2.0.0 OK, stored"
 
-    async def file_sent(self, outgoing: Outgoing) -> None:
+    async def was_sent(self, outgoing: Outgoing) -> bool:
         if self.away:
             raise TemporaryError("the server is away")
-        if outgoing.message_id not in {mail.message_id for mail in self.filed}:
+        return outgoing.message_id in {mail.message_id for mail in self.filed}
+
+    async def file_sent(self, outgoing: Outgoing) -> None:
+        if not await self.was_sent(outgoing):
             self.filed.append(outgoing)

@@ -31,7 +31,7 @@ async def refusal(submission: SmtpSubmission) -> str:
     async with asyncio.timeout(DEADLINE):
         with pytest.raises(TemporaryError) as caught:
             await submission.send(MAIL)
-    assert not str(caught.value).startswith("uncertain")
+    assert not caught.value.uncertain
     return str(caught.value)
 
 
@@ -169,14 +169,16 @@ async def test_it_will_never_work(at: str, answer: str) -> None:
 @pytest.mark.parametrize("answer", ["close", "what", "354 go on", "250" + "x" * 10_000])
 async def test_it_is_uncertain(answer: str) -> None:
     async with scripted(lambda line: answer if line == "." else "") as port:
-        with pytest.raises(TemporaryError, match=r"^uncertain: 127\.0\.0\.1: "):
+        with pytest.raises(TemporaryError, match=r"^127\.0\.0\.1: ") as caught:
             await submission(port).send(MAIL)
+    assert caught.value.uncertain
 
 
 async def test_no_answer_in_time_is_uncertain() -> None:
     async with listening(deaf_after_data) as port:
-        with pytest.raises(TemporaryError, match=r"^uncertain: "):
+        with pytest.raises(TemporaryError) as caught:
             await submission(port, timeout_seconds=0.3).send(MAIL)
+    assert caught.value.uncertain
 
 
 async def deaf_after_data(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
