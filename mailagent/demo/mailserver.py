@@ -18,15 +18,18 @@ class MailServer:
     """Mailboxes for `accounts` (address -> password) on two free ports of loopback.
 
     Each mail is stamped as by a receiving server called `authserv_id`; dmarc=pass for whom a password proved. What is
-    in the mailboxes outlives stop(), and a second start() takes the same ports again. `faults` is for tests.
+    in the mailboxes outlives stop(), and a second start() takes the same ports again. If it `keeps_sent`, it puts what
+    an account sends into its Sent folder, as Gmail does. `faults` is for tests.
     """
 
-    def __init__(self, accounts: Mapping[str, str], authserv_id: str = "mail.test") -> None:
+    def __init__(
+        self, accounts: Mapping[str, str], authserv_id: str = "mail.test", *, keeps_sent: bool = False
+    ) -> None:
         self.imap_port = 0
         self.smtp_port = 0
         self.faults = Faults()
         self._accounts = {address.lower(): Account(password) for address, password in accounts.items()}
-        self._receiver = Receiver(self._accounts, self.faults, authserv_id)
+        self._receiver = Receiver(self._accounts, self.faults, authserv_id, keeps_sent)
         self._hostname = authserv_id
         self._servers: list[asyncio.Server] = []
         self._sessions: dict[asyncio.Task[None], asyncio.StreamWriter] = {}

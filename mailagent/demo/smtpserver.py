@@ -20,10 +20,13 @@ _FROM = re.compile(rb"from[ \t]*:(?:[^<>@]*<)?\s*([^\s<>@,;]+@([a-z0-9.-]+))\s*>
 class Receiver:
     """What aiosmtpd asks about each connection: who may log in, who is known here, what becomes of a mail."""
 
-    def __init__(self, accounts: Mapping[str, Account], faults: Faults, authserv_id: str) -> None:
+    def __init__(
+        self, accounts: Mapping[str, Account], faults: Faults, authserv_id: str, keeps_sent: bool = False
+    ) -> None:
         self._accounts = accounts
         self._faults = faults
         self._authserv_id = authserv_id
+        self._keeps_sent = keeps_sent
 
     def log_in(
         self, _connection: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, given: LoginPassword
@@ -57,6 +60,8 @@ class Receiver:
             if account := self._account(address):
                 stamps = _trace(session, envelope, address, self._authserv_id)
                 account.folders["INBOX"].add(stamp(data, stamps, user, self._authserv_id))
+        if self._keeps_sent and user:
+            self._accounts[user].folders["Sent"].add(data, [r"\Seen"])
         if self._faults.drop == "after":
             await _cut(connection)
         return "250 2.0.0 OK, stored"

@@ -86,6 +86,10 @@ class ServerPeer:
         """Its messages; none when it is not there."""
         return await as_other_client(self._imap, lambda client: contents(client, name))
 
+    async def append(self, name: str, data: bytes) -> None:
+        """File a message, as another client does."""
+        await as_other_client(self._imap, lambda client: client.append(name, None, None, data))
+
     async def drop(self, name: str) -> None:
         """Delete a folder."""
         await as_other_client(self._imap, lambda client: client.delete(name))
@@ -100,8 +104,8 @@ def smtp_settings(port: int, **more: object) -> Smtp:
 
 
 @asynccontextmanager
-async def on_server(sent: Dovecot | None) -> AsyncIterator[ServerPeer]:
-    async with MailServer({AGENT: PASSWORD, CUSTOMER: PASSWORD}) as server:
+async def on_server(sent: Dovecot | None, *, keeps_sent: bool = False) -> AsyncIterator[ServerPeer]:
+    async with MailServer({AGENT: PASSWORD, CUSTOMER: PASSWORD}, keeps_sent=keeps_sent) as server:
         yield ServerPeer(server, sent)
 
 
@@ -182,6 +186,48 @@ async def test_copies_of_other_mails_do_not_matter(peer: Peer) -> None:
     assert await peer.filed() == [other.data, DATA]
 
 
+async def test_a_copy_in_sent_is_found_by_its_message_id_alone(peer: Peer) -> None:
+    assert not await peer.submission.was_sent(MAIL)
+    other = Outgoing("<other@mail.test>", AGENT, CUSTOMER, DATA.replace(ID.encode(), b"<other@mail.test>"))
+    await peer.submission.file_sent(other)
+    assert not await peer.submission.was_sent(MAIL)
+    await peer.submission.file_sent(MAIL)
+    assert await peer.submission.was_sent(MAIL)
+
+
+async def test_a_copy_that_another_client_filed_counts_too(server: ServerPeer) -> None:
+    await server.append("Sent", DATA)
+    assert await server.submission.was_sent(MAIL)
+
+
+@pytest.fixture(params=["fake", "mailserver"])
+async def keeping(request: pytest.FixtureRequest) -> AsyncIterator[Peer]:
+    """A server that puts copies into Sent itself."""
+    if request.param == "fake":
+        fake = FakePeer()
+        fake.submission.keeps_sent = True
+        yield fake
+        return
+    async with on_server(None, keeps_sent=True) as peer:
+        yield peer
+
+
+@pytest.mark.parametrize(("drop", "taken"), [("before", False), ("after", True)])
+async def test_the_copy_of_a_server_that_keeps_them_tells_what_became_of_the_uncertain(
+    keeping: Peer, drop: str, taken: bool
+) -> None:
+    keeping.faults.drop = drop  # type: ignore[assignment]
+    with pytest.raises(TemporaryError):
+        await keeping.submission.send(MAIL)
+    assert await keeping.submission.was_sent(MAIL) is taken
+
+
+async def test_a_server_that_keeps_copies_gets_no_second_one(keeping: Peer) -> None:
+    await keeping.submission.send(MAIL)
+    await keeping.submission.file_sent(MAIL)
+    assert await keeping.filed() == [DATA]
+
+
 @pytest.mark.parametrize(("sent_copy", "copies"), [("always", 2), ("never", 0)])
 async def test_copies_as_configured(server: ServerPeer, sent_copy: str, copies: int) -> None:
     for _ in range(2):
@@ -204,6 +250,7 @@ ATTACKS = [
 async def test_a_message_id_cannot_carry_a_command(server: ServerPeer, message_id: str) -> None:
     await server.submission.file_sent(Outgoing(message_id, AGENT, CUSTOMER, DATA))
     assert await server.filed() == [DATA]
+    assert not await server.submission.was_sent(Outgoing(message_id, AGENT, CUSTOMER, DATA))
     assert await server.folder("pwned") == []
 
 
@@ -212,12 +259,14 @@ async def test_an_account_without_a_sent_folder() -> None:
         await server.drop("Sent")
         with pytest.raises(TemporaryError, match="no Sent folder"):
             await server.submission.file_sent(MAIL)
+        assert not await server.submission.was_sent(MAIL)
 
 
 async def test_the_sent_folder_is_out_of_reach(server: ServerPeer) -> None:
     server.submission._imap = imap_settings(1)
-    with pytest.raises(TemporaryError):
-        await server.submission.file_sent(MAIL)
+    for errand in (server.submission.file_sent(MAIL), server.submission.was_sent(MAIL)):
+        with pytest.raises(TemporaryError):
+            await errand
 
 
 LINES = st.lists(st.one_of(st.just(b"."), st.binary(max_size=30)).map(lambda line: line.translate(None, b"\r\n")))

@@ -181,6 +181,27 @@ async def test_no_answer_in_time_is_uncertain() -> None:
     assert caught.value.uncertain
 
 
+async def test_a_stop_does_not_wait_for_a_server_that_says_no_more() -> None:
+    has_all = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 hello\r\n")
+        while line := await reader.readline():
+            writer.write(b"354 go on\r\n" if line.upper().startswith(b"DATA") else b"250 ok\r\n")
+            if line.upper().startswith(b"DATA"):
+                await reader.readuntil(b"\r\n.\r\n")
+                has_all.set()
+                await reader.read(-1)
+
+    async with asyncio.timeout(DEADLINE), listening(silent) as port:
+        sending = asyncio.create_task(submission(port, timeout_seconds=600).send(MAIL))
+        await has_all.wait()
+        sending.cancel()
+        with pytest.raises(TemporaryError) as caught:
+            await sending
+    assert caught.value.uncertain
+
+
 async def deaf_after_data(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(b"220 hello\r\n")
     while line := await reader.readline():
