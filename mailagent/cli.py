@@ -1,4 +1,4 @@
-"""The command `mailagent`: run, demo, ask, answer, check, doctor, status, show, inspect."""
+"""The command `mailagent`: run, demo, ask, answer, check, doctor, inspect, and those of operators."""
 
 import argparse
 import asyncio
@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,14 +17,16 @@ from rich.text import Text
 
 from mailagent import __version__, commands, config, daemon
 from mailagent.adapters import host, probe, systemd, telemetry
+from mailagent.commands import operate
 from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
 from mailagent.core.inspection import House, Inspection
-from mailagent.core.job import Bounced, Dead, Sent, session_id
 from mailagent.core.values import Accept, Ignore, Refuse, Verdict
 from mailagent.demo import desk, play
 
 BAD_CONFIG = 2
 CONFIG = "/etc/mailagent/mailagent.toml"
+NO_SECRETS = {variable: "-" for variable, _ in config.SECRETS.values()}
+"""For commands that need none."""
 
 
 def main() -> None:
@@ -56,20 +57,31 @@ def parser() -> argparse.ArgumentParser:
         ("answer", answer, "answer one message from standard input; the reply goes to standard output"),
         ("check", check, "read the settings and say every fault"),
         ("doctor", doctor, "try everything the daemon needs, and say how to mend what is missing"),
-        ("status", status, "how many mails wait where"),
-        ("show", show, "the life of one mail"),
     ):
-        sub = subparsers.add_parser(name, help=text, description=text)
-        sub.add_argument("--config", type=Path, default=Path(CONFIG), help=f"the settings (default: {CONFIG})")
+        sub = _with_settings(subparsers, name, text)
         sub.set_defaults(command=command)
-        if name == "show":
-            sub.add_argument("id", help="a Message-ID (received or sent) or a job's id")
-            sub.add_argument("--json", action="store_true", help="for programs")
         if name == "check":
             sub.add_argument(
                 "--mail", action="store_true", help="log in to the mail servers too, and say what they lack"
             )
+    operate.add(lambda name, text, act: _operating(subparsers, name, text, act))
     return top
+
+
+def _with_settings(
+    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
+) -> argparse.ArgumentParser:
+    sub = subparsers.add_parser(name, help=text, description=text)
+    sub.add_argument("--config", type=Path, default=Path(CONFIG), help=f"the settings (default: {CONFIG})")
+    return sub
+
+
+def _operating(
+    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, act: operate.Command
+) -> argparse.ArgumentParser:
+    sub = _with_settings(subparsers, name, text)
+    sub.set_defaults(command=lambda arguments: asyncio.run(act(_load(arguments.config, NO_SECRETS), arguments)))
+    return sub
 
 
 def _demo(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -167,39 +179,6 @@ def doctor(arguments: argparse.Namespace) -> int:
         )
         console.print(f": {each.mend}" if each.mend else "", markup=False, highlight=False)
     return 1 if any(each.mend for each in found) else 0
-
-
-def status(arguments: argparse.Namespace) -> int:
-    """`mailagent status`."""
-    table = Table("queue", "jobs")
-    for name, count in asyncio.run(commands.status(_load(arguments.config))).items():
-        table.add_row(name, str(count))
-    Console().print(table)
-    return 0
-
-
-def show(arguments: argparse.Namespace) -> int:
-    """`mailagent show`."""
-    job = asyncio.run(commands.find(_load(arguments.config), arguments.id))
-    if job is None:
-        raise PermanentError(f"no mail with the id {arguments.id} is known")
-    if arguments.json:
-        extra = {"is": type(job.stage).__name__, "session": session_id(job.thread)}
-        print(json.dumps({**dataclasses.asdict(job), **extra}))  # noqa: T201
-        return 0
-    console = Console()
-    about = f"{job.subject!r} from {job.sender} (job {job.id}, thread {job.thread}, attempts {job.attempts})"
-    console.print(f"{type(job.stage).__name__}: {about}", markup=False)
-    match job.stage:
-        case Dead(reason) | Bounced(_, reason):
-            console.print(f"  reason: {reason}", markup=False)
-        case Sent(_, response):
-            console.print(f"  the server said: {response}", markup=False)
-        case _:
-            pass
-    for stamp in job.history:
-        console.print(f"  {datetime.fromtimestamp(stamp.at, UTC):%Y-%m-%d %H:%M:%S.%f} UTC  {stamp.name}")
-    return 0
 
 
 def inspect(arguments: argparse.Namespace) -> int:

@@ -109,6 +109,7 @@ PLACES: dict[type[Stage], str] = {
     Sent: "",
     Bounced: "bounced",
     Merged: "",
+    Held: "held",
     Dead: "dead",
 }
 """Where a job of a stage stands: in one of the two lanes, among the endings that people must see, or nowhere."""

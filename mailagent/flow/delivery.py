@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 RECORD_SECONDS = 1.0
 PATIENCE_SECONDS = 5 * 86400.0
 """As long as mail servers try (RFC 5321 section 4.5.4.1)."""
-STARTS = ("composed", "released")
+STARTS = ("composed", "released", "resolved")
 """Moments from which this time is counted."""
 
 

@@ -1,20 +1,20 @@
-"""What the commands beside `run` do with the daemon's parts: answer one message, look a mail up, diagnose."""
+"""What the commands beside `run` do with the daemon's parts: answer one message, inspect, diagnose."""
 
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 from mailagent import daemon
-from mailagent.adapters import bubblewrap, host, keys, redis
+from mailagent.adapters import bubblewrap, host, keys
 from mailagent.adapters.imap import ImapInbox
 from mailagent.adapters.parser import ChildParser
+from mailagent.commands.store import jobs_of
 from mailagent.config import Config
 from mailagent.core.compose import reply_id
 from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
 from mailagent.core.inspection import House, Inspection, inspected
-from mailagent.core.job import Bounced, Composed, Dead, Held, Job, Merged, Sent
+from mailagent.core.job import Bounced, Composed, Dead, Held, Merged, Sent
 from mailagent.core.screen import Rule
 from mailagent.core.thread import continues, evidence
 from mailagent.core.values import JobId, Mailbox, Outgoing
@@ -84,29 +84,10 @@ def domain_of(config: Config) -> str:
     return config.mail.address.rpartition("@")[2]
 
 
-async def find(config: Config, key: str) -> Job | None:
-    """The job with this id or Message-ID, looked up in the store of a running daemon."""
-    async with _store(config) as client:
-        return await daemon.jobs(config, client).find(key)
-
-
 async def status(config: Config) -> dict[str, int]:
     """How many jobs wait where, in the store of a running daemon."""
-    async with _store(config) as client:
-        return await daemon.jobs(config, client).counts()
-
-
-@asynccontextmanager
-async def _store(config: Config) -> AsyncIterator[redis.Redis]:
-    """The store of a running daemon."""
-    try:
-        client, _ = await redis.connect(config.redis.url or daemon.private_redis(config).url)
-    except TemporaryError as error:
-        if config.redis.url:
-            raise
-        raise TemporaryError(f"no daemon runs on {config.storage.state_dir}: its Redis does not answer") from error
-    async with client:
-        yield client
+    async with jobs_of(config) as jobs:
+        return await jobs.counts()
 
 
 async def diagnose(config: Config) -> list[host.Check]:
