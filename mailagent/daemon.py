@@ -43,7 +43,7 @@ from mailagent.flow.delivery import Delivery
 from mailagent.flow.intake import Intake
 from mailagent.flow.reading import Reading
 from mailagent.flow.turns import Turns
-from mailagent.flow.upkeep import Upkeep
+from mailagent.flow.upkeep import Upkeep, found
 from mailagent.flow.worker import Worker
 from mailagent.ports import Claim, Clock, Inbox, Lane, Submission
 
@@ -215,9 +215,10 @@ async def _forget(spool: Spool, after: float) -> None:
 
 async def _serve(parts: Parts, intakes: Sequence[Intake], submission: Submission, stopping: asyncio.Event) -> None:
     """All loops until `stopping`; a loop that ends by itself has failed, and the daemon with it."""
+    log.info("found: %s", await found(parts.jobs))
     open_yet = [asyncio.Event() for _ in intakes]
     watching = [intake.run(opened.set) for intake, opened in zip(intakes, open_yet, strict=True)]
-    loops = (*watching, _ready(open_yet), Upkeep(parts.jobs, JANITOR_SECONDS).run(), _pet(), _store_ended(parts))
+    loops = (*watching, _ready(open_yet), Upkeep(parts.jobs, JANITOR_SECONDS, _tell).run(), _pet(), _store_ended(parts))
     endless = [asyncio.create_task(loop) for loop in loops]
     working = asyncio.create_task(work(parts, submission, stopping))
     try:
@@ -269,6 +270,10 @@ async def _pet() -> None:
     while True:
         systemd.notify("WATCHDOG=1")
         await asyncio.sleep(every or 3600.0)
+
+
+def _tell(line: str) -> None:
+    systemd.notify(f"STATUS={line}")
 
 
 async def _ready(open_yet: Sequence[asyncio.Event]) -> None:

@@ -17,6 +17,7 @@ def settings_text(
     agent: str = "",
     model: str = "",
     limits: str = "",
+    smtp: str = "",
     more: str = "",
 ) -> str:
     """A whole configuration file for servers on loopback, with everything it writes below `place`."""
@@ -33,6 +34,7 @@ user = "{user}"
 host = "127.0.0.1"
 port = {smtp_port}
 security = "none"
+{smtp}
 [[allow]]
 {allow}
 mails_per_day = 1000

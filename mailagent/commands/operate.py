@@ -24,6 +24,8 @@ Command = Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]
 
 KINDS = ("turns", "delivery", "held", "bounced", "dead")
 USUAL = ("turns", "delivery", "held")
+WIDE = 250
+"""Columns for who reads no terminal but a file."""
 
 
 def add(subparser: Callable[[str, str, Command], argparse.ArgumentParser]) -> None:
@@ -93,8 +95,11 @@ def _print_rows(rows: Iterable[Row]) -> None:
     for each in rows:
         cells = (each.id, each.state, span(each.age), each.sender, each.subject, each.reason)
         table.add_row(*(Text(cell) for cell in cells))
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
     if table.row_count:
-        Console().print(table)
+        console.print(table)
 
 
 async def show(config: Config, arguments: argparse.Namespace) -> int:
