@@ -228,6 +228,9 @@ class Storage(Part):
         max_length=60,  # sun_path holds 108 bytes, unix(7)
         description="Sockets; emptied at each start.",
     )
+    min_free_mb: Annotated[float, Field(ge=0)] = Field(
+        500.0, description="With less than this free on the disk of state_dir no mail is taken over, in megabytes."
+    )
     retention_days: Count = Field(90, description="Threads silent for this long are forgotten.")
 
 

@@ -302,6 +302,13 @@ class Submission(Protocol):
         """Append to the Sent folder unless it is there or the server keeps one itself."""
 
 
+class Room(Protocol):
+    """Where files and jobs are kept."""
+
+    async def free(self) -> bool:
+        """Whether there is room for more; without it mail stays in the mailbox. TemporaryError when nobody can say."""
+
+
 class Clock(Protocol):
     """Time, as an argument."""
 
