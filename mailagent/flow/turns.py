@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from mailagent.core.compose import compose, reply_id
 from mailagent.core.errors import PermanentError, TemporaryError
-from mailagent.core.job import Answered, Composed, Held, Job, Merged, Received, Stamp, Waiting, session_id
+from mailagent.core.job import Answered, Composed, Job, Merged, Received, Stamp, session_id
 from mailagent.core.parse import REPLY_MARKER
 from mailagent.core.prompt import prompt
 from mailagent.core.quota import Payer, daily
@@ -66,13 +66,9 @@ class Turns:
     async def give_up(self, claim: Claim, reason: str, plain: bool) -> None:
         """Send one honest reply instead of an answer: the reason when it is in plain words, else an apology; then the
         job is held when that is sent."""
-        why = "" if plain else f"an apology was sent: {reason} ({claim.job.attempts} attempts)"
-        try:
-            await self._hand_over(claim, claim.job, (), said(APOLOGY if why else reason), why)
-        except PermanentError as error:
-            before = claim.job.stage if isinstance(claim.job.stage, Waiting) else Received()
-            held = Held(f"{reason}; {error}", before)
-            await self.jobs.finish(claim, claim.job.at(held, "held", self.clock.now()))
+        tried = f" ({claim.job.attempts} attempts)" if claim.job.attempts else ""
+        why = "" if plain else f"an apology was sent: {reason}{tried}"
+        await self._hand_over(claim, claim.job, (), said(APOLOGY if why else reason), why)
 
     async def _answered(self, claim: Claim, stage: Received, waiting: Sequence[Job]) -> Job:
         """The job with its outcome durable: of the agent's turn, or of the refusal that intake decided on."""

@@ -101,13 +101,14 @@ class Worker:
         job brings with it may end the loop, or be met again for ever."""
         claim = replace(claim, job=replace(claim.job, interrupted=claim.job.interrupted + 1))
         failure = await _failure(self._begin(claim))
-        if failure:
-            failure = await _failure(self._after(claim, failure))
-        if failure and not isinstance(failure, LeaseLostError | TemporaryError):
-            log.error("job %s: could not even be given up", claim.job.id, exc_info=failure)
-            failure = await _failure(self._hold(claim, f"could not even be given up: {failure!r}"))
-        if failure:
-            log.warning("job %s: work dropped, its lease is lost or will run out: %s", claim.job.id, failure)
+        if failure is None:
+            return
+        left = await _failure(self._after(claim, failure))
+        if left and not isinstance(left, LeaseLostError | TemporaryError):
+            log.error("job %s: could not even be given up", claim.job.id, exc_info=left)
+            left = await _failure(self._hold(claim, f"{failure}; and it could not even be given up: {left}"))
+        if left:
+            log.warning("job %s: work dropped, its lease is lost or will run out: %s", claim.job.id, left)
 
     async def _begin(self, claim: Claim) -> None:
         """The step; its first save stores the mark that it began."""

@@ -160,7 +160,10 @@ class Silent:
         return "250 taken"
 
 
-async def test_a_daemon_killed_before_the_server_s_answer_sends_the_same_bytes_again(short_path: Path) -> None:
+@pytest.mark.parametrize("stopped", [False, True], ids=["killed", "stopped"])
+async def test_a_daemon_that_ends_before_the_server_s_answer_sends_the_same_bytes_again(
+    short_path: Path, stopped: bool
+) -> None:
     silent = Silent()
     loop = asyncio.get_running_loop()
     async with (
@@ -173,14 +176,18 @@ async def test_a_daemon_killed_before_the_server_s_answer_sends_the_same_bytes_a
             imap_port=server.imap_port,
             smtp_port=out.sockets[0].getsockname()[1],
             smtp="uncertain_seconds = 0.2",
+            agent="drain_seconds = 0.2",
             more="[redis]\nlease_seconds = 2",
         )
         async with daemon(short_path, text) as running:
             message_id = await World(server, running).ask()
             async with asyncio.timeout(60):
                 await silent.has_one.wait()
-            running.process.kill()
-            await running.process.wait()
+            if stopped:
+                assert await running.stop() == 0, "it does not wait for the server"
+            else:
+                running.process.kill()
+                await running.process.wait()
         async with daemon(short_path, text) as running:
             assert "1 in the outbox" in await running.logged("found")
             job = await World(server, running).until(message_id, "Sent")
