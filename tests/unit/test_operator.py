@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 
+from mailagent.commands.store import find
 from mailagent.commands.words import life, row, span
 from mailagent.core.errors import PermanentError
 from mailagent.core.job import (
@@ -27,7 +28,7 @@ from mailagent.core.job import (
 from mailagent.core.operator import advice, held, released, requeued, resolved
 from mailagent.core.values import BlobId, JobId, Usage
 from mailagent.ports import Listed
-from tests.fakes.jobs import a_job
+from tests.fakes.jobs import FakeJobs, a_job, composed, sent
 
 USAGE = Usage("rules", 1, 2, 3, 0.1)
 COMPOSED = Composed(BlobId("1" * 64), "<r@x>", ("a@b.test", "c@d.test"), USAGE)
@@ -154,3 +155,25 @@ def test_the_life_of_a_mail_has_the_length_of_every_stage() -> None:
 )
 def test_lengths_of_time(seconds: float, words: str) -> None:
     assert span(seconds) == words
+
+
+async def test_a_mail_is_found_by_its_names_and_while_it_matters_by_the_beginning_of_one() -> None:
+    jobs = FakeJobs()
+    for name in ("abc1", "abd2", "xyz3"):
+        await jobs.accept(a_job(name, f"thread of {name}"), None)
+    claim = await jobs.claim("turns", 0.0)
+    assert claim
+    for key in ("abc1", "abc", "ABC", "<abc1@customer.test>", "abc1@customer.test"):
+        found = await find(jobs, key)
+        assert (found.job.id, found.at_work) == ("abc1", True)
+    with pytest.raises(PermanentError, match="2 mails have an id that begins with ab: give more"):
+        await find(jobs, "ab")
+    with pytest.raises(PermanentError, match="no mail with the id ac is known; `mailagent queue`"):
+        await find(jobs, "ac")
+    await jobs.hand_over(claim, composed(claim.job))
+    delivery = await jobs.claim("delivery", 0.0)
+    assert delivery
+    await jobs.finish(delivery, sent(delivery.job))
+    assert (await find(jobs, "<reply-abc1@example.org>")).job.id == "abc1"
+    with pytest.raises(PermanentError):
+        await find(jobs, "abc")
