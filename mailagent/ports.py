@@ -118,11 +118,12 @@ class Claim:
 @dataclass(frozen=True, slots=True)
 class Listed:
     """A job as an operator sees it; `at_work` when it is the one that a worker has; `due`, in Unix seconds of the
-    store, when its thread is delayed."""
+    store, when its thread is delayed; `holder` is the worker's host and process."""
 
     job: Job
     at_work: bool
     due: float | None
+    holder: str = ""
 
 
 class Jobs(Protocol):

@@ -202,7 +202,8 @@ class RedisJobs:
         lanes = LANES if place == "later" else (place,)
         found = [each for lane in lanes for each in await self._run("listed", place, lane, limit)]
         listed = [
-            Listed(decode(body), bool(at_work), float(due) / 1000 if due else None) for body, at_work, due in found
+            Listed(decode(body), bool(holder), float(due) / 1000 if due else None, holder.partition(":")[0])
+            for body, holder, due in found
         ]
         if place == "later":
             listed.sort(key=lambda each: each.due or 0.0)

@@ -108,7 +108,7 @@ async def show(config: Config, arguments: argparse.Namespace) -> int:
         found = await find(jobs, arguments.id)
     if arguments.json:
         extra = {"is": type(found.job.stage).__name__, "session": session_id(found.job.thread)}
-        _out({**dataclasses.asdict(found.job), **extra, "at_work": found.at_work, "due": found.due})
+        _out({**dataclasses.asdict(found.job), **extra, "at_work": found.holder, "due": found.due})
         return 0
     for line in life(found, time.time()):
         _say(line)

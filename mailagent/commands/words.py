@@ -42,7 +42,7 @@ def state(listed: Listed, now: float) -> str:
     if isinstance(listed.job.stage, Sent | Bounced | Merged | Held | Dead):
         return type(listed.job.stage).__name__.lower()
     if listed.at_work:
-        return "at work"
+        return f"at work on {listed.holder}"
     doubt = "uncertain, " if is_uncertain(listed.job.stage) else ""
     return doubt + (f"again in {span(max(0.0, listed.due - now))}" if listed.due else "waits")
 

@@ -542,6 +542,7 @@ async def test_jobs_are_listed_with_what_becomes_of_them(hire: Hire) -> None:
     turns = await jobs.listed("turns", 10)
     assert {each.job.id for each in turns} == {"j1", "j2", "j3", "j4"}
     assert [each.job.id for each in turns if each.at_work] == [at_work.job.id]
+    assert [each.holder for each in turns if each.at_work] == ["a"]
     later = await jobs.listed("later", 10)
     assert len(later) == 2
     due = [each.due for each in later]

@@ -234,7 +234,8 @@ class FakeJobs:
         for lane in LANES:
             if PLACES[type(job.stage)] == lane:
                 at_work = (lane, job.thread) in self.shelf.leases and self.shelf.lanes[lane][job.thread][0] == job.id
-                return Listed(job, at_work, self.shelf.later.get((lane, job.thread)))
+                holder = self.shelf.leases[lane, job.thread][0].partition(":")[0] if at_work else ""
+                return Listed(job, at_work, self.shelf.later.get((lane, job.thread)), holder)
         return Listed(job, at_work=False, due=None)
 
     async def check(self) -> list[str]:

@@ -126,17 +126,17 @@ def test_a_stranger_s_words_cannot_move_the_cursor_of_an_operator() -> None:
 @pytest.mark.parametrize(
     ("at_work", "due", "stage", "state"),
     [
-        (True, None, Received(), "at work"),
+        (True, None, Received(), "at work on host-17"),
         (False, None, Received(), "waits"),
         (False, 100.0, COMPOSED, "again in 1 min 31 s"),
         (False, 12.5, DOUBTFUL, "uncertain, again in 3.50 s"),
-        (True, None, DOUBTFUL, "at work"),
+        (True, None, DOUBTFUL, "at work on host-17"),
         (False, None, Held("why", COMPOSED), "held"),
         (False, None, Sent(COMPOSED, "250"), "sent"),
     ],
 )
 def test_what_is_going_on(at_work: bool, due: float | None, stage: Stage, state: str) -> None:
-    assert row(Listed(job(stage), at_work=at_work, due=due), 9.0).state == state
+    assert row(Listed(job(stage), at_work=at_work, due=due, holder="host-17"), 9.0).state == state
 
 
 def test_the_life_of_a_mail_has_the_length_of_every_stage() -> None:
@@ -165,7 +165,7 @@ async def test_a_mail_is_found_by_its_names_and_while_it_matters_by_the_beginnin
     assert claim
     for key in ("abc1", "abc", "ABC", "<abc1@customer.test>", "abc1@customer.test"):
         found = await find(jobs, key)
-        assert (found.job.id, found.at_work) == ("abc1", True)
+        assert (found.job.id, found.at_work, found.holder) == ("abc1", True, "fake")
     with pytest.raises(PermanentError, match="2 mails have an id that begins with ab: give more"):
         await find(jobs, "ab")
     with pytest.raises(PermanentError, match="no mail with the id ac is known; `mailagent queue`"):

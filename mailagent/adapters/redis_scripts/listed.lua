@@ -1,5 +1,6 @@
 -- The jobs of one place, those first that have been there longest; with place "later" the first jobs of delayed threads of
--- `lane`, those first whose delay ends first. Each is {body, 1 when it is at work, when its delay ends or ''}.
+-- `lane`, those first whose delay ends first. Each is {body, the token of who works at it
+-- or '', when its delay ends or ''}.
 local place, lane, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 local function first(thread)
@@ -21,7 +22,8 @@ for _, job in ipairs(jobs) do
   if record[1] then
     local at_work = redis.call('ZSCORE', key('leases', lane), record[2]) and first(record[2]) == job
     local ends = redis.call('ZSCORE', key('later', lane), record[2])
-    table.insert(found, { record[1], at_work and 1 or 0, ends or '' })
+    local holder = at_work and redis.call('HGET', key('tokens', lane), record[2])
+    table.insert(found, { record[1], holder or '', ends or '' })
   end
 end
 return found
