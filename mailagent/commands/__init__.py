@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mailagent import daemon
 from mailagent.adapters import bubblewrap, host, keys
+from mailagent.adapters.disk import Disk
 from mailagent.adapters.imap import ImapInbox
 from mailagent.adapters.parser import ChildParser
 from mailagent.commands.store import jobs_of
@@ -95,6 +96,7 @@ async def diagnose(config: Config) -> list[host.Check]:
     found = list(host.checks(config))
     if not any(check.mend for check in found):
         found.append(await _diagnose_sandbox(config))
+    found.append(await diagnose_disk(config))
     if config.imap.auth == "password":  # root's token_command may want files that we, no longer root, cannot read
         found.append(await _diagnose_mailbox(config))
     return found
@@ -108,6 +110,14 @@ async def _diagnose_sandbox(config: Config) -> host.Check:
         except ConfigError as error:
             return host.Check("sandbox", str(error))
     return host.Check("sandbox", "")
+
+
+async def diagnose_disk(config: Config) -> host.Check:
+    """Whether there is room for mail, where the state directory is or will be made."""
+    state, floor = Path(config.storage.state_dir).absolute(), config.storage.min_free_mb
+    there = next(path for path in (state, *state.parents) if path.exists())
+    full = f"{there} has less than {floor:g} MB free (storage.min_free_mb), so no mail is taken over: make room"
+    return host.Check("disk", "" if await Disk(there, floor).free() else full)
 
 
 async def _diagnose_mailbox(config: Config) -> host.Check:
