@@ -182,7 +182,7 @@ async def test_no_answer_in_time_is_uncertain() -> None:
 
 
 async def test_a_stop_does_not_wait_for_a_server_that_says_no_more() -> None:
-    has_all = asyncio.Event()
+    has_all, is_alone = asyncio.Event(), asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 hello\r\n")
@@ -192,11 +192,13 @@ async def test_a_stop_does_not_wait_for_a_server_that_says_no_more() -> None:
                 await reader.readuntil(b"\r\n.\r\n")
                 has_all.set()
                 await reader.read(-1)
+                is_alone.set()
 
     async with asyncio.timeout(DEADLINE), listening(silent) as port:
-        sending = asyncio.create_task(submission(port, timeout_seconds=600).send(MAIL))
+        sending = asyncio.create_task(submission(port, timeout_seconds=60).send(MAIL))
         await has_all.wait()
         sending.cancel()
+        await is_alone.wait()
         with pytest.raises(TemporaryError) as caught:
             await sending
     assert caught.value.uncertain
