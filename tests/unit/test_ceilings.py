@@ -19,7 +19,7 @@ IO = ("os", "pathlib", "time", "random", "uuid", "secrets", "socket", "subproces
 VENDORS = {
     "claude_agent_sdk": r"adapters/(claude|transcripts)\.py",
     "redis": r"adapters/(redis\w*|transcripts)\.py",
-    "imapclient": r"adapters/(imap|smtp)\.py",
+    "imapclient": r"adapters/(imap|sent)\.py",
     "obstore": r"adapters/blobs\.py",
 }
 """Vendor -> the modules that may know it."""
