@@ -146,6 +146,7 @@ class Limits(Part):
     mails_per_hour: Count = Field(
         300, description="Mails of all senders taken over within an hour; more wait in the mailbox until it has passed."
     )
+    waiting_mails: Count = Field(500, description="Mails that may wait for the agent; more wait in the mailbox.")
     turn_requests: Count = Field(100, description="Requests to the model for one mail, all attempts together.")
     turn_tokens: Count = Field(2_000_000, description="Tokens for one mail, read and written.")
     turn_dollars: Positive = Field(5.0, description="US dollars for one mail.")

@@ -18,6 +18,7 @@ from pathlib import Path
 from mailagent.adapters import bubblewrap, host, redis, systemd
 from mailagent.adapters.blobs import DiskBlobs, write_durably
 from mailagent.adapters.claude import ClaudeAgent, Settings
+from mailagent.adapters.disk import Disk
 from mailagent.adapters.dkim import DkimCheck
 from mailagent.adapters.gateway import Gateway
 from mailagent.adapters.imap import ImapInbox
@@ -100,7 +101,7 @@ async def _inboxes(config: Config) -> AsyncIterator[list[Inbox]]:
         inboxes: list[Inbox] = [ImapInbox(config.imap, config.mail, config.secrets.imap_password.get_secret_value())]
         if config.lmtp.listen:
             spool = Spool(Path(config.storage.state_dir) / "spool")
-            server = LmtpServer(config.lmtp, config.mail, spool, DkimCheck())
+            server = LmtpServer(config.lmtp, config.mail, spool, DkimCheck(), room(config))
             await server.start()
             stack.push_async_callback(server.stop)
             inboxes.append(SpoolInbox(spool))
@@ -191,7 +192,14 @@ def watch(parts: Parts, inbox: Inbox) -> Intake:
         mail.start,
         config.imap.idle_seconds,
         most.mails_per_hour,
+        most.waiting_mails,
+        room(config),
     )
+
+
+def room(config: Config) -> Disk:
+    """The disk of the state directory."""
+    return Disk(Path(config.storage.state_dir), config.storage.min_free_mb)
 
 
 def limits(config: Config) -> Limits:

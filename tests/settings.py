@@ -51,6 +51,7 @@ retry_seconds = 0.2
 [limits]
 sender_mails_per_hour = 1000
 mails_per_hour = 10000
+waiting_mails = 10000
 {limits}
 [storage]
 state_dir = "{place}/state"

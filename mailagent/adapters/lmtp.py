@@ -18,6 +18,7 @@ from mailagent.adapters.dkim import DkimCheck, Signature
 from mailagent.adapters.spool import Spool
 from mailagent.config import Lmtp, Mail
 from mailagent.core.errors import ConfigError, TemporaryError
+from mailagent.ports import Room
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +36,11 @@ _SIGNED = re.compile(rb"^dkim-signature[ \t]*:", re.IGNORECASE | re.MULTILINE)
 class LmtpServer:
     """Listens where `lmtp.listen` says, and keeps in `spool` what is for our addresses."""
 
-    def __init__(self, lmtp: Lmtp, mail: Mail, spool: Spool, dkim: DkimCheck) -> None:
+    def __init__(self, lmtp: Lmtp, mail: Mail, spool: Spool, dkim: DkimCheck, room: Room) -> None:
         self._lmtp = lmtp
         self._authserv_id = mail.authserv_id if lmtp.trust_dkim else ""
         self._dkim = dkim
+        self.room = room
         self._own = frozenset(lmtp.recipients or (mail.address,))
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
@@ -116,6 +118,8 @@ class _Receiver:
     ) -> str:
         if not self._server.knows(address):
             return "550 5.1.1 there is no such mailbox here"
+        if not await self._server.room.free():
+            return "452 4.3.1 the disk is full"
         if len(envelope.rcpt_tos) >= MAX_RECIPIENTS:
             return "452 4.5.3 too many recipients"
         envelope.rcpt_tos.append(address)

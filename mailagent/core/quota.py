@@ -19,6 +19,7 @@ class Limits:
     sender_mails_per_hour: int = 10
     thread_turns: int = 30
     mails_per_hour: int = 300
+    waiting_mails: int = 500
     turn_requests: int = 100
     turn_tokens: int = 2_000_000
     turn_dollars: float = 5.0

@@ -12,11 +12,16 @@ from mailagent.core.thread import evidence
 from mailagent.core.values import Mailbox
 from mailagent.flow.admission import Admission
 from mailagent.flow.reading import Aside, Found, Reading, Understood
-from mailagent.ports import Clock, CursorMove, Folder, Inbox, Jobs, Ledger
+from mailagent.ports import Clock, CursorMove, Folder, Inbox, Jobs, Ledger, Room
 
 log = logging.getLogger(__name__)
 
 MAX_DELAY_SECONDS = 60.0
+HELD_SECONDS = 30.0
+"""How soon mail that has to wait is looked at again."""
+
+Outcome = Literal["taken", "held", "elsewhere"]
+"""All was taken over; some must wait in the mailbox; the cursor was found elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,8 @@ class Intake:
     start: str
     poll_seconds: float
     mails_per_hour: int
+    waiting_mails: int
+    room: Room
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Watch the mailbox for ever; when it or the store is away, connect again after a while. Nothing is lost by
@@ -44,19 +51,20 @@ class Intake:
                 await self._cursor(mailbox)
                 ready()
                 while True:
-                    await self.take_new(mailbox)
+                    all_taken = await self.take_new(mailbox)
                     delay = 1.0
-                    await self.inbox.changed(self.poll_seconds)
+                    await self.inbox.changed(self.poll_seconds if all_taken else min(self.poll_seconds, HELD_SECONDS))
             except TemporaryError as error:
                 log.warning("intake: %s; again in %.0f s", error, delay)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, MAX_DELAY_SECONDS)
 
-    async def take_new(self, mailbox: Mailbox) -> None:
-        """Take over every message above the cursor. Where the cursor is found elsewhere – the store lost its tail, or
-        another daemon was here – begin again from where it stands."""
-        while not await self._take_all(mailbox, await self._cursor(mailbox)):
+    async def take_new(self, mailbox: Mailbox) -> bool:
+        """Take over every message above the cursor; False when some must wait where they are. Where the cursor is found
+        elsewhere – the store lost its tail, or another daemon was here – begin again from where it stands."""
+        while (outcome := await self._take_all(mailbox, await self._cursor(mailbox))) == "elsewhere":
             log.warning("the cursor of %s was moved: taken up from there", mailbox.folder)
+        return outcome == "taken"
 
     async def _cursor(self, mailbox: Mailbox) -> int:
         known = await self.jobs.cursor(mailbox)
@@ -70,9 +78,11 @@ class Intake:
         await self.jobs.advance(CursorMove(mailbox, 0, first))
         return first
 
-    async def _take_all(self, mailbox: Mailbox, cursor: int) -> bool:
-        """False when the cursor was found elsewhere. While some mails are taken over, the next ones are read."""
+    async def _take_all(self, mailbox: Mailbox, cursor: int) -> Outcome:
+        """While some mails are taken over, the next ones are read."""
         uids = await self.inbox.uids_after(cursor)
+        if uids and not await self._room():
+            return "held"
         ahead = self._read(uids)
         try:
             while ahead:
@@ -81,25 +91,35 @@ class Intake:
                 ahead = self._read(uids)
                 outcome = await self._take(mailbox, cursor, found, last)
                 if outcome != "taken":
-                    return outcome == "held"
+                    return outcome
                 cursor = last
         finally:
             if ahead:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
-        return True
+        return "taken"
 
     def _read(self, uids: Sequence[int]) -> "asyncio.Task[tuple[list[Found], int]] | None":
         return asyncio.create_task(self.reading.read(uids)) if uids else None
 
-    async def _take(
-        self, mailbox: Mailbox, cursor: int, found: Sequence[Found], last: int
-    ) -> Literal["taken", "held", "elsewhere"]:
+    async def _room(self) -> int:
+        """How many mails may be taken over now: the others wait in the mailbox."""
+        if not await self.room.free():
+            log.warning("the disk is full: mail waits in the mailbox")
+            return 0
+        hour = self.mails_per_hour - await self.ledger.overall_last_hour(self.clock.now())
+        queue = self.waiting_mails - await self.jobs.depth()
+        if hour <= 0:
+            log.warning("%d mails within an hour: the others wait in the mailbox", self.mails_per_hour)
+        if queue <= 0:
+            log.warning("%d mails wait for the agent: the others wait in the mailbox", self.waiting_mails)
+        return max(0, min(hour, queue))
+
+    async def _take(self, mailbox: Mailbox, cursor: int, found: Sequence[Found], last: int) -> Outcome:
         """Take over these messages, in groups, and with them all up to the UID `last`."""
         while cursor < last:
-            room = self.mails_per_hour - await self.ledger.overall_last_hour(self.clock.now())
-            if room <= 0:
-                log.warning("over %d mails in an hour: the rest is held in the mailbox", self.mails_per_hour)
+            room = await self._room()
+            if not room:
                 return "held"
             group = found[: min(room, independent(found))]
             found = found[len(group) :]

@@ -28,6 +28,7 @@ from mailagent.core.errors import ConfigError
 from mailagent.core.screen import proven
 from tests.dns_peer import name_server
 from tests.fakes.parser import FakeParser
+from tests.fakes.room import FakeRoom
 from tests.mail_peers import DEADLINE
 from tests.unit.test_flow import House
 
@@ -45,7 +46,7 @@ def message(number: int = 1, body: bytes = b"hello\r\n") -> bytes:
 def server(spool: Path, listen: str = "127.0.0.1:0", dns: str = "", **mail: object) -> LmtpServer:
     lmtp = Lmtp(listen=listen, trust_dkim=bool(dns))
     settings = Mail.model_validate({"address": AGENT, "authserv_id": MX, "max_message_mb": 0.5} | mail)
-    return LmtpServer(lmtp, settings, Spool(spool), DkimCheck([dns] if dns else [], cpu_seconds=2))
+    return LmtpServer(lmtp, settings, Spool(spool), DkimCheck([dns] if dns else [], cpu_seconds=2), FakeRoom())
 
 
 @asynccontextmanager
@@ -493,6 +494,17 @@ async def test_hostile_signatures_take_little_and_the_next_mail_is_proven(
         *found, good = await deliver(lmtp, *hostile, signed(message(), key[0]))
     assert (await result(good))[1]
     assert [one.startswith(VERDICT) and not one.startswith(VERDICT + b"pass") for one in found] == [True] * len(hostile)
+
+
+async def test_with_little_room_left_the_other_server_keeps_the_mail(lmtp: LmtpServer) -> None:
+    room = FakeRoom()
+    lmtp.room = room
+    room.is_free = False
+    with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
+        await deliver(lmtp, message())
+    assert refused.value.recipients[AGENT] == (452, b"4.3.1 the disk is full")
+    room.is_free = True
+    assert len(await deliver(lmtp, message())) == 1
 
 
 # The way on

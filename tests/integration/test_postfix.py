@@ -24,6 +24,7 @@ from mailagent.adapters.dkim import DkimCheck
 from mailagent.adapters.lmtp import LmtpServer
 from mailagent.adapters.spool import Spool, SpoolInbox
 from mailagent.config import Lmtp, Mail
+from tests.fakes.room import FakeRoom
 from tests.mail_peers import DEADLINE, follow
 
 PROGRAMS = Path("/usr/lib/postfix/sbin")
@@ -142,7 +143,7 @@ def connected(port: int) -> smtplib.SMTP:
 
 async def test_postfix_hands_over_as_documented(short_path: Path) -> None:
     mail = Mail.model_validate({"address": AGENT, "authserv_id": "mx.example.org"})
-    server = LmtpServer(Lmtp(listen="127.0.0.1:0"), mail, Spool(short_path / "spool"), DkimCheck())
+    server = LmtpServer(Lmtp(listen="127.0.0.1:0"), mail, Spool(short_path / "spool"), DkimCheck(), FakeRoom())
     inbox = SpoolInbox(server.spool)
     await server.start()
     await inbox.open()

@@ -34,6 +34,7 @@ from tests.fakes.jobs import FakeJobs, Shelf
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.mail import FakeInbox, FakeSubmission
 from tests.fakes.parser import FakeParser
+from tests.fakes.room import FakeRoom
 
 AGENT, CUSTOMER, COLLEAGUE = "agent@demo.test", "customer@example.org", "colleague@example.org"
 NUMBERS = itertools.count(1)
@@ -71,6 +72,7 @@ class House:
     template: str = ""
     turn_seconds: float = 30.0
     most_mb: float = 36.0
+    room: FakeRoom = field(default_factory=FakeRoom)
     grace: float = 0.01
     on_uncertain: Literal["resend", "hold"] = "resend"
 
@@ -83,7 +85,19 @@ class House:
         rules, limits, ledger, clock = self.rules, self.limits, self.ledger, self.clock
         reading = Reading(self.inbox, FakeParser(), self.blobs, clock, rules, AGENT, "mx.demo.test", self.most_mb)
         admission = Admission(self.jobs, ledger, rules, AGENT, limits, self.most_mb, KEYS, True)
-        return Intake(self.inbox, reading, admission, self.jobs, ledger, clock, start, 600.0, limits.mails_per_hour)
+        return Intake(
+            self.inbox,
+            reading,
+            admission,
+            self.jobs,
+            ledger,
+            clock,
+            start,
+            600.0,
+            limits.mails_per_hour,
+            limits.waiting_mails,
+            self.room,
+        )
 
     def turns(self) -> Worker:
         template = self.template or (share() / "config" / "reply.html").read_text()
@@ -679,3 +693,25 @@ async def test_no_more_is_read_at_once_than_fits_into_memory(house: House) -> No
     await house.intake().take_new(await house.inbox.open())
     assert house.inbox.fetches == [[1], [2], [3], [4], [5]]
     assert len(house.shelf.jobs) == 5
+
+
+async def test_mail_waits_in_the_mailbox_while_too_much_waits_for_the_agent(house: House) -> None:
+    house.limits = Limits(waiting_mails=7)
+    arrive(house, *(mail(sender=f"{n}@example.org") for n in range(20)))
+    assert not await house.intake().take_new(await house.inbox.open())
+    assert len(house.shelf.jobs) == 7
+    await house.settle()
+    assert not await house.intake().take_new(await house.inbox.open())
+    await house.settle()
+    assert await house.intake().take_new(await house.inbox.open())
+    assert len(house.shelf.jobs) == 20
+
+
+async def test_mail_waits_in_the_mailbox_while_the_disk_is_full(house: House) -> None:
+    house.room.is_free = False
+    arrive(house, mail())
+    assert not await house.intake().take_new(await house.inbox.open())
+    assert (house.shelf.jobs, house.inbox.filed) == ({}, {})
+    house.room.is_free = True
+    assert await house.intake().take_new(await house.inbox.open())
+    assert len(house.shelf.jobs) == 1
