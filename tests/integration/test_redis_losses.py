@@ -75,8 +75,9 @@ def on(client: Redis, owner: str = "a", lease: float = 3600.0) -> RedisJobs:
 # A log torn by a crash
 
 
-async def a_history(jobs: RedisJobs, last: str) -> set[JobId]:
+async def a_history(client: Redis, last: str) -> set[JobId]:
     """Every script, the `last` ones within the end that is cut; returns the jobs that ended."""
+    jobs = on(client, "before")
     for number in range(8):
         for name in (f"j{number}", f"k{number}"):
             await jobs.accept(a_job(name, f"t{number}", sender=f"{number % 3}@example.org"), None)
@@ -106,7 +107,7 @@ async def a_history(jobs: RedisJobs, last: str) -> set[JobId]:
         assert claim
         await jobs.finish(claim, sent(claim.job))
     assert await jobs.claim("turns", 0)
-    return {*merged, dead.id, *[job for job in await every_job(jobs) if await ended(jobs, job)]}
+    return {*merged, dead.id, *[job for job in await every_job(client) if await ended(jobs, job)]}
 
 
 async def handed_over(jobs: RedisJobs, *, merging: bool) -> list[JobId]:
@@ -118,8 +119,8 @@ async def handed_over(jobs: RedisJobs, *, merging: bool) -> list[JobId]:
     return [job.id for job in merged]
 
 
-async def every_job(jobs: RedisJobs) -> set[JobId]:
-    return {JobId(name) async for name in jobs._named("job", "hash")}
+async def every_job(client: Redis) -> set[JobId]:
+    return {JobId(str(key).removeprefix("{ma}:job:")) async for key in client.scan_iter(match="{ma}:job:*")}
 
 
 async def ended(jobs: RedisJobs, name: JobId) -> bool:
@@ -152,7 +153,7 @@ async def work_goes_on(client: Redis) -> None:
 async def survives(directory: Path, *, repaired: bool, had_ended: set[JobId]) -> None:
     """Two crashes, the first of which tore the log; work goes on between them, after the janitor or before it."""
     async with a_server(directory) as server, (await connect(server.url))[0] as client:
-        kept = await every_job(on(client))
+        kept = await every_job(client)
         if repaired:
             await on(client).repair()
             assert await on(client).check() == []
@@ -161,7 +162,7 @@ async def survives(directory: Path, *, repaired: bool, had_ended: set[JobId]) ->
         jobs = on(client, "after")
         await jobs.repair()
         assert await jobs.check() == []
-        names = await every_job(jobs)
+        names = await every_job(client)
         assert names >= {*kept, "between-1", "between-2"}
         waiting = {name for name in names if not await ended(jobs, name)}
         assert names - waiting <= had_ended
@@ -174,7 +175,7 @@ async def survives(directory: Path, *, repaired: bool, had_ended: set[JobId]) ->
 async def test_a_log_cut_at_any_byte_of_its_end_wedges_and_loses_nothing(short_path: Path, last: str) -> None:
     directory = short_path / "redis"
     async with a_server(directory) as server, (await connect(server.url))[0] as client:
-        had_ended = await a_history(on(client, "before"), last)
+        had_ended = await a_history(client, last)
         log, whole = server.log, server.log.read_bytes()
     assert len(whole) > 2 * TAIL
     # A step that is no round number, so that cuts meet scripts at different places.
