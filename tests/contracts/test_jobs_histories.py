@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from mailagent.adapters.redis import RedisJobs, connect
 from mailagent.core.errors import LeaseLostError
-from mailagent.core.job import PLACES, Dead, Job, Merged, Received, Stamp
+from mailagent.core.job import PLACES, Composed, Dead, Held, Job, Merged, Received, Stamp, Waiting
 from mailagent.core.values import JobId, Thread, ThreadId
 from mailagent.ports import LANES, Claim, CursorMove, Jobs, Lane
 from tests.fakes.jobs import INBOX, FakeJobs, a_job, composed, sent
@@ -258,7 +258,8 @@ class Histories(RuleBasedStateMachine):
     def taken_out(self, pick: int) -> None:
         place = picked(pick, [place for place, jobs in self.lists.items() if jobs])
         job = self.stored[picked(pick // 3, self.lists[place])]
-        after = job.at(Dead("an operator said so"), "taken out", 1.0)
+        assert isinstance(job.stage, Waiting)
+        after = job.at(Held("an operator said so", job.stage), "held", 1.0)
         assert self.run(self.jobs.change(job, after)) == (place not in self.claims)
         if place not in self.claims:
             if self.lists[place][0] == job.id:
@@ -266,14 +267,15 @@ class Histories(RuleBasedStateMachine):
                 self.overdue.discard(place)
             self.ends(place, after)
 
-    @precondition(lambda self: any(isinstance(job.stage, Dead) for job in self.stored.values()))
-    @rule(pick=picks, lane=lanes)
-    def put_back(self, pick: int, lane: Lane) -> None:
-        dead = picked(pick, [job for job in self.stored.values() if isinstance(job.stage, Dead)])
-        after = dead.at(Received(), "put back", 1.0) if lane == "turns" else composed(dead)
-        assert self.run(self.jobs.change(dead, after))
-        self.stored[dead.id] = after
-        self.lists[lane, dead.thread].append(dead.id)
+    @precondition(lambda self: any(isinstance(job.stage, Dead | Held) for job in self.stored.values()))
+    @rule(pick=picks)
+    def put_back(self, pick: int) -> None:
+        job = picked(pick, [job for job in self.stored.values() if isinstance(job.stage, Dead | Held)])
+        stage = job.stage.before if isinstance(job.stage, Held) else Received()
+        after = job.at(stage, "put back", 1.0)
+        assert self.run(self.jobs.change(job, after))
+        self.stored[job.id] = after
+        self.lists["delivery" if isinstance(stage, Composed) else "turns", job.thread].append(job.id)
 
     @precondition(lambda self: self.stored)
     @rule(pick=picks)
