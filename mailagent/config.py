@@ -179,7 +179,9 @@ class Model(Part):
 class Agent(Part):
     """[agent] – one turn of the agent."""
 
-    max_sessions: Count = Field(2, description="Turns that run at once.")
+    max_sessions: Count = Field(
+        2, description="Turns that run at once, while the machine has 300 MB free for each more."
+    )
     turn_seconds: Positive = Field(900.0, description="The deadline of one turn.")
     max_steps: Count = Field(40, description="Model answers in one turn, tool calls included.")
     attempts: Count = Field(

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mailagent.adapters import bubblewrap, host, redis, systemd
@@ -25,6 +25,7 @@ from mailagent.adapters.imap import ImapInbox
 from mailagent.adapters.keys import token_keys
 from mailagent.adapters.ledger import RedisLedger
 from mailagent.adapters.lmtp import LmtpServer
+from mailagent.adapters.memory import Memory
 from mailagent.adapters.parser import ChildParser
 from mailagent.adapters.redis import Redis, RedisJobs
 from mailagent.adapters.redis_server import PrivateRedis
@@ -247,6 +248,7 @@ async def work(parts: Parts, submission: Submission, stopping: asyncio.Event) ->
         parts.jobs, parts.blobs, submission, parts.clock, address, smtp.uncertain_seconds, smtp.on_uncertain
     )
     turns = _worker(parts, "turns", parts.turns.step, parts.turns.give_up, lambda job: job.attempts >= agent.attempts)
+    turns = replace(turns, room=Memory())
     outbox = _worker(parts, "delivery", delivery.step, delivery.give_up, delivery.enough)
     sending = asyncio.create_task(outbox.run(DELIVERY_PLACES, turns_over, agent.drain_seconds))
     try:

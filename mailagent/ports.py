@@ -304,10 +304,10 @@ class Submission(Protocol):
 
 
 class Room(Protocol):
-    """Where files and jobs are kept."""
+    """Disk or memory."""
 
     async def free(self) -> bool:
-        """Whether there is room for more; without it mail stays in the mailbox. TemporaryError when nobody can say."""
+        """Whether there is room for more. TemporaryError when nobody can say."""
 
 
 class Clock(Protocol):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from mailagent.core.errors import LeaseLostError, PermanentError, TemporaryError
 from mailagent.core.job import Held, Job, Received, Waiting
 from mailagent.core.values import ThreadId
-from mailagent.ports import Claim, Clock, Jobs, Lane
+from mailagent.ports import Claim, Clock, Jobs, Lane, Room
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ class Worker:
     retry_seconds: float
     renew_seconds: float
     claim_seconds: float = CLAIM_SECONDS
+    room: Room | None = None
+    """Without room, nothing is begun beside what is at work."""
     at_work: set[ThreadId] = field(default_factory=set)
 
     async def run(self, places: int, stopping: asyncio.Event, drain_seconds: float) -> None:
@@ -58,9 +60,12 @@ class Worker:
     async def _serve(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             try:
+                if self.at_work and self.room and not await self.room.free():
+                    await asyncio.sleep(self.claim_seconds)
+                    continue
                 claim = await self.jobs.claim(self.lane, self.claim_seconds)
             except TemporaryError as error:
-                log.warning("%s: the store is away: %s", self.lane, error)
+                log.warning("%s: nothing can be claimed: %s", self.lane, error)
                 await asyncio.sleep(STORE_AWAY_SECONDS)
                 continue
             if claim:

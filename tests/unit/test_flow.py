@@ -73,6 +73,7 @@ class House:
     turn_seconds: float = 30.0
     most_mb: float = 36.0
     room: FakeRoom = field(default_factory=FakeRoom)
+    memory: FakeRoom = field(default_factory=FakeRoom)
     grace: float = 0.01
     on_uncertain: Literal["resend", "hold"] = "resend"
 
@@ -116,7 +117,9 @@ class House:
             rules=self.rules,
             keys=KEYS,
         )
-        return Worker(self.jobs, self.clock, "turns", turns.step, turns.give_up, self.often_enough, 0.01, 0.05, 0.05)
+        return Worker(
+            self.jobs, self.clock, "turns", turns.step, turns.give_up, self.often_enough, 0.01, 0.05, 0.05, self.memory
+        )
 
     def often_enough(self, job: Job) -> bool:
         return job.attempts >= self.attempts
@@ -715,3 +718,24 @@ async def test_mail_waits_in_the_mailbox_while_the_disk_is_full(house: House) ->
     house.room.is_free = True
     assert await house.intake().take_new(await house.inbox.open())
     assert len(house.shelf.jobs) == 1
+
+
+async def test_without_memory_for_another_session_turns_run_one_after_the_other(house: House) -> None:
+    house.agent.go_on = asyncio.Event()
+    house.memory.is_free = False
+    await house.deliver(mail())
+    await house.deliver(mail(sender=COLLEAGUE))
+    async with house.running():
+        async with asyncio.timeout(10):
+            while not house.agent.turns:
+                await asyncio.sleep(0.005)
+            for _ in range(20):
+                await asyncio.sleep(0.005)
+                assert len(house.agent.turns) == 1
+            house.memory.is_free = True
+            while len(house.agent.turns) < 2:
+                await asyncio.sleep(0.005)
+        house.agent.go_on.set()
+        async with asyncio.timeout(10):
+            while len(house.replies()) < 2:
+                await asyncio.sleep(0.005)
