@@ -264,7 +264,9 @@ def _house(path: Path | None) -> House | None:
 def _unprivileged(path: Path) -> config.Config:
     """The settings, read by a process that is not root: a start by root begins again as somebody else here."""
     settings = _load(path)
-    _give_up_root(path, settings, [Path(settings.storage.state_dir), Path(settings.storage.runtime_dir)])
+    storage = settings.storage
+    places = [storage.state_dir, storage.runtime_dir, *([storage.blobs] if storage.blobs.startswith("/") else [])]
+    _give_up_root(path, settings, [Path(place) for place in places])
     return settings
 
 

@@ -21,6 +21,7 @@ Token = Annotated[str, StringConstraints(pattern=r"^[!-~]*$")]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+")]
 Skill = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 
+Place = Annotated[str, StringConstraints(pattern=r"^(|/.*|s3://[^/\s]+(/[^\s]*)?)$")]
 Listen = Annotated[str, StringConstraints(pattern=r"^(|/[^\s]{1,99}|[^/\s]+:\d{1,5})$")]  # sun_path: 108 bytes, unix(7)
 
 
@@ -226,6 +227,10 @@ class Storage(Part):
     state_dir: str = Field(
         "/var/lib/mailagent", description="Workspaces, blobs and the private Redis; backed up whole."
     )
+    blobs: Place = Field(
+        "",
+        description='Where files are kept: "" for state_dir/blobs, a path, or "s3://bucket/prefix" for several hosts.',
+    )
     runtime_dir: str = Field(
         "/run/mailagent",
         max_length=60,  # sun_path holds 108 bytes, unix(7)
@@ -244,6 +249,8 @@ class Secrets(Part):
     smtp_password: SecretStr = SecretStr("")
     anthropic_api_key: SecretStr = SecretStr("")
     token_key: SecretStr = SecretStr("")
+    aws_access_key_id: SecretStr = SecretStr("")
+    aws_secret_access_key: SecretStr = SecretStr("")
 
 
 class Config(Part):
@@ -268,6 +275,8 @@ SECRETS = {
     "smtp_password": ("MAILAGENT_SMTP_PASSWORD", "smtp-password"),
     "anthropic_api_key": ("ANTHROPIC_API_KEY", "anthropic-api-key"),
     "token_key": ("MAILAGENT_TOKEN_KEY", "token-key"),
+    "aws_access_key_id": ("AWS_ACCESS_KEY_ID", "aws-access-key-id"),
+    "aws_secret_access_key": ("AWS_SECRET_ACCESS_KEY", "aws-secret-access-key"),
 }
 """Secret -> (environment variable, file in $CREDENTIALS_DIRECTORY); the file wins."""
 
@@ -329,10 +338,19 @@ def _contradictions(raw: dict[str, Any], secrets: Mapping[str, str]) -> list[str
         faults.append("the IMAP password is missing: set MAILAGENT_IMAP_PASSWORD or the credential imap-password")
     if smtp.get("auth") != "xoauth2" and smtp.get("user") and not secrets["smtp_password"]:
         faults.append("the SMTP password is missing: set MAILAGENT_SMTP_PASSWORD or the credential smtp-password")
+    if str(tables.get("storage", {}).get("blobs", "")).startswith("s3://"):
+        faults += _apart(tables, secrets)
     asked = any(isinstance(rule, dict) and (rule.get("proof") != "none" or rule.get("machines")) for rule in rules)
     if asked and not mail.get("authserv_id"):
         faults.append("mail.authserv_id is missing: an allow rule asks for proof, which only your own server can write")
     return faults
+
+
+def _apart(tables: Mapping[str, dict[str, Any]], secrets: Mapping[str, str]) -> list[str]:
+    """What hosts that share their files must share too."""
+    if tables.get("mail", {}).get("plus_addressing") and not secrets["token_key"]:
+        return ["storage.blobs is shared, but each host would sign reply tokens with a key of its own: give all one"]
+    return []
 
 
 def is_loopback(host: str) -> bool:

@@ -4,7 +4,6 @@ import asyncio
 import fcntl
 import logging
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mailagent.adapters import bubblewrap, host, redis, systemd
-from mailagent.adapters.blobs import DiskBlobs, write_durably
+from mailagent.adapters.blobs import DiskBlobs
 from mailagent.adapters.claude import ClaudeAgent, Settings
 from mailagent.adapters.disk import Disk
 from mailagent.adapters.dkim import DkimCheck
@@ -29,6 +28,7 @@ from mailagent.adapters.memory import Memory
 from mailagent.adapters.parser import ChildParser
 from mailagent.adapters.redis import Redis, RedisJobs
 from mailagent.adapters.redis_server import PrivateRedis
+from mailagent.adapters.s3 import S3Blobs
 from mailagent.adapters.smtp import SmtpSubmission
 from mailagent.adapters.spool import Spool, SpoolInbox
 from mailagent.adapters.transcripts import RedisTranscripts
@@ -47,7 +47,7 @@ from mailagent.flow.reading import Reading
 from mailagent.flow.turns import Turns
 from mailagent.flow.upkeep import Upkeep, found
 from mailagent.flow.worker import Worker
-from mailagent.ports import Claim, Clock, Inbox, Lane, Submission
+from mailagent.ports import Blobs, Claim, Clock, Inbox, Lane, Submission
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Parts:
 
     config: Config
     jobs: RedisJobs
-    blobs: DiskBlobs
+    blobs: Blobs
     parser: ChildParser
     clock: Clock
     turns: Turns
@@ -136,15 +136,21 @@ async def build(config: Config) -> AsyncIterator[Parts]:
         stack.push_async_callback(parser.close)
         agent = ClaudeAgent(_settings(config, parts_on_host, runtime), gateway, transcripts)
         queue = jobs(config, client)
-        await queue.belong_to(_identity(state / "id"))
-        yield _parts(config, queue, parser, agent, ledger, store)
+        kept = blobs(config)
+        await queue.belong_to(await kept.identity())
+        yield _parts(config, queue, kept, parser, agent, ledger, store)
 
 
 def _parts(
-    config: Config, jobs: RedisJobs, parser: ChildParser, agent: ClaudeAgent, ledger: RedisLedger, store: PrivateRedis
+    config: Config,
+    jobs: RedisJobs,
+    blobs: Blobs,
+    parser: ChildParser,
+    agent: ClaudeAgent,
+    ledger: RedisLedger,
+    store: PrivateRedis,
 ) -> Parts:
     clock, state, secret = SystemClock(), Path(config.storage.state_dir), config.secrets.token_key.get_secret_value()
-    blobs = DiskBlobs(state / "blobs")
     workspaces = DiskWorkspaces(
         state / "threads",
         blobs,
@@ -300,6 +306,16 @@ def private_redis(config: Config) -> PrivateRedis:
     return PrivateRedis(Path(config.storage.state_dir), Path(config.storage.runtime_dir), config.redis.server)
 
 
+def blobs(config: Config) -> Blobs:
+    """The store of files that the settings name."""
+    where, secret = config.storage.blobs, config.secrets
+    if where.startswith("s3://"):
+        return S3Blobs(
+            where, secret.aws_access_key_id.get_secret_value(), secret.aws_secret_access_key.get_secret_value()
+        )
+    return DiskBlobs(Path(where or Path(config.storage.state_dir) / "blobs"))
+
+
 def jobs(config: Config, client: Redis) -> RedisJobs:
     return RedisJobs(
         client,
@@ -341,13 +357,6 @@ def _alone(path: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(f"{path.parent} is in use by another mailagent: stop it first") from None
         yield
-
-
-def _identity(path: Path) -> str:
-    """The name of a state directory, made with it."""
-    if not path.exists():
-        write_durably(path, secrets.token_hex(8).encode())
-    return path.read_text()
 
 
 def _sweep(state: Path, runtime: Path) -> None:

@@ -1,6 +1,6 @@
 """What the flow asks of the world, as Protocols; adapters/ keeps these promises, tests/fakes.py does so in memory."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -82,13 +82,23 @@ class Parser(Protocol):
 
 
 class Blobs(Protocol):
-    """Content-addressed, durable bytes: a raw message, an outcome, a reply, a workspace's files."""
+    """Content-addressed, durable bytes: a raw message, an outcome, a reply, a workspace's files. Every method raises
+    TemporaryError when the disk is full or the store away."""
+
+    async def identity(self) -> str:
+        """Which store this is: the same text on every host that shares it. ConfigError when it cannot be used."""
 
     async def put(self, data: bytes) -> BlobId:
-        """Store and return the SHA-256; durable when it returns. TemporaryError when the disk is full."""
+        """Store and return the SHA-256; durable when it returns. What is put again counts as put now."""
 
     async def get(self, blob: BlobId) -> bytes:
         """The bytes. PermanentError when they are not there or do not match their name."""
+
+    async def older(self, before: float) -> Mapping[BlobId, int]:
+        """All that was last put before this moment (Unix seconds), with sizes in bytes."""
+
+    async def drop(self, blobs: Collection[BlobId], before: float) -> None:
+        """Remove these, but what was put since `before`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,15 +65,13 @@ class RedisJobs:
         self._looked: tuple[str, float] | None = None
         self._scripts = {name: script(client, "common", name) for name in _SCRIPTS}
 
-    async def belong_to(self, state: str) -> None:
-        """Say once whose jobs these are. ConfigError when they are another's: their files lie in its state directory,
-        which we cannot read."""
+    async def belong_to(self, blobs: str) -> None:
+        """Say once which store of blobs these jobs name. ConfigError when it is another one, where their files are
+        not."""
         with store_errors():
-            owner = await self._client.set(self._key("state"), state, nx=True, get=True)
-        if owner not in (None, state):
-            raise ConfigError(
-                "redis.url: this Redis serves a mailagent with another storage.state_dir: take another one"
-            )
+            known = await self._client.set(self._key("blobs"), blobs, nx=True, get=True)
+        if known not in (None, blobs):
+            raise ConfigError("redis.url: this Redis serves a mailagent with another storage.blobs: share both or none")
 
     async def cursor(self, mailbox: Mailbox) -> int | None:
         with store_errors():

@@ -15,10 +15,10 @@ from typing import ParamSpec, TypeVar
 
 from pydantic import TypeAdapter
 
-from mailagent.adapters.blobs import DiskBlobs, write_durably
+from mailagent.adapters.blobs import write_durably
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.values import BlobId, OutFile, ThreadId
-from mailagent.ports import Workspace
+from mailagent.ports import Blobs, Workspace
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,7 +51,7 @@ MANIFEST: TypeAdapter[list[Entry]] = TypeAdapter(list[Entry])
 class DiskWorkspaces:
     """Keeps ports.Workspaces under a directory: `THREAD/files/{in,work,out}` and the manifest of its last snapshot."""
 
-    def __init__(self, directory: Path, blobs: DiskBlobs, *, max_out_bytes: int, max_out_files: int) -> None:
+    def __init__(self, directory: Path, blobs: Blobs, *, max_out_bytes: int, max_out_files: int) -> None:
         self._directory = directory
         self._blobs = blobs
         self._max_bytes = max_out_bytes

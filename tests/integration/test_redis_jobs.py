@@ -434,6 +434,13 @@ async def test_all_that_must_change_is_said_at_once(client: Redis, redis_url: st
     assert "appendonly yes" in log
 
 
+async def test_one_redis_serves_one_store_of_blobs(client: Redis) -> None:
+    for _ in range(2):
+        await RedisJobs(client, owner="a", lease_seconds=1, retention_seconds=1).belong_to("one store")
+    with pytest.raises(ConfigError, match=r"storage\.blobs"):
+        await RedisJobs(client, owner="b", lease_seconds=1, retention_seconds=1).belong_to("another")
+
+
 async def test_a_log_that_lags_is_only_a_warning(redis_url: str) -> None:
     client, warnings = await connect(redis_url)
     async with client:

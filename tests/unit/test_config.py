@@ -12,10 +12,10 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import PydanticUndefined
 
-from mailagent.config import SECRETS, Allow, Config, is_loopback, load
+from mailagent.config import SECRETS, Allow, Config, Storage, is_loopback, load
 from mailagent.core.errors import ConfigError
 
 FILE = Path(__file__).parents[2] / "config" / "mailagent.toml"
@@ -285,6 +285,23 @@ def test_whatever_the_file_holds_the_faults_are_in_words(tree: dict[str, Any]) -
     for fault in faults(text, {}):
         assert fault.strip()
         assert "pydantic" not in fault
+
+
+@pytest.mark.parametrize("where", ["", "/srv/blobs", "s3://bucket", "s3://bucket/one/two"])
+def test_where_blobs_may_be(where: str) -> None:
+    assert Storage(blobs=where).blobs == where
+
+
+@pytest.mark.parametrize("where", ["blobs", "s3:/bucket", "https://bucket", "s3:///nothing"])
+def test_where_blobs_may_not_be(where: str) -> None:
+    with pytest.raises(ValidationError):
+        Storage(blobs=where)
+
+
+def test_hosts_that_share_files_share_the_key_of_reply_tokens() -> None:
+    text = SMALL.replace("[mail]", "[mail]\nplus_addressing = true") + '[storage]\nblobs = "s3://bucket"\n'
+    assert any("reply tokens" in fault for fault in faults(text, PASSWORD))
+    load(text, {**PASSWORD, "MAILAGENT_TOKEN_KEY": "00" * 32}, {})
 
 
 def test_nothing_is_left_undefined() -> None:
