@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mailagent.adapters import bubblewrap, host, redis, systemd
 from mailagent.adapters.blobs import DiskBlobs
+from mailagent.adapters.checkpoints import RedisCheckpoints
 from mailagent.adapters.claude import ClaudeAgent, Settings
 from mailagent.adapters.disk import Disk
 from mailagent.adapters.dkim import DkimCheck
@@ -134,29 +135,24 @@ async def build(config: Config) -> AsyncIterator[Parts]:
         parser = ChildParser()
         await parser.start()
         stack.push_async_callback(parser.close)
-        agent = ClaudeAgent(_settings(config, parts_on_host, runtime), gateway, transcripts)
-        queue = jobs(config, client)
-        kept = blobs(config)
+        queue, kept = jobs(config, client), blobs(config)
         await queue.belong_to(await kept.identity())
-        yield _parts(config, queue, kept, parser, agent, ledger, store)
+        workspaces = _workspaces(config, kept, client)
+        agent = ClaudeAgent(_settings(config, parts_on_host, runtime), gateway, transcripts, workspaces)
+        yield _parts(config, queue, kept, workspaces, parser, agent, ledger, store)
 
 
 def _parts(
     config: Config,
     jobs: RedisJobs,
     blobs: Blobs,
+    workspaces: DiskWorkspaces,
     parser: ChildParser,
     agent: ClaudeAgent,
     ledger: RedisLedger,
     store: PrivateRedis,
 ) -> Parts:
     clock, state, secret = SystemClock(), Path(config.storage.state_dir), config.secrets.token_key.get_secret_value()
-    workspaces = DiskWorkspaces(
-        state / "threads",
-        blobs,
-        max_out_bytes=int(config.sandbox.max_out_mb * 1e6),
-        max_out_files=config.sandbox.max_out_files,
-    )
     turns = Turns(
         jobs=jobs,
         blobs=blobs,
@@ -173,6 +169,16 @@ def _parts(
         keys=token_keys(secret, state) if config.mail.plus_addressing else (),
     )
     return Parts(config, jobs, blobs, parser, clock, turns, ledger, store)
+
+
+def _workspaces(config: Config, blobs: Blobs, client: Redis) -> DiskWorkspaces:
+    return DiskWorkspaces(
+        Path(config.storage.state_dir) / "threads",
+        blobs,
+        RedisCheckpoints(client, retention_seconds=config.storage.retention_days * DAY),
+        max_out_bytes=int(config.sandbox.max_out_mb * 1e6),
+        max_out_files=config.sandbox.max_out_files,
+    )
 
 
 def _settings(config: Config, parts_on_host: Host, runtime: Path) -> Settings:

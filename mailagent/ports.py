@@ -222,29 +222,33 @@ class Jobs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The directory of one thread on this host: `path` holds in/, work/ and out/."""
+    """The directory of one thread on this host: `path` holds in/, work/ and out/; `token` is the lease of the turn that
+    works in it, which every write to the store must show."""
 
     thread: ThreadId
     path: str
+    token: str
 
 
 class Workspaces(Protocol):
     """A directory per thread, and its snapshots."""
 
-    async def open(self, thread: ThreadId) -> Workspace:
-        """The thread's workspace, restored from its last snapshot when this host has none."""
+    async def open(self, thread: ThreadId, token: str) -> Workspace:
+        """The thread's workspace, restored from its checkpoint when this host has none, or an old one."""
 
     async def add(self, workspace: Workspace, files: Sequence[tuple[str, bytes]]) -> list[str]:
         """Write these (name, bytes) into in/, read-only, beside what is there; returns the names given."""
 
     async def clear_out(self, workspace: Workspace, turn: int) -> None:
-        """Empty out/ for this turn (counted from 1): what the turn before it made moves to work/earlier/N."""
+        """Empty out/ for this turn (counted from 1): what the turn before it made moves to work/earlier/N. A turn that
+        is tried again finds its out/ as it left it."""
 
     async def collect(self, workspace: Workspace) -> tuple[OutFile, ...]:
         """The regular files of out/, checked: no links, no devices, within the limits of size and number."""
 
     async def snapshot(self, workspace: Workspace) -> None:
-        """Make the workspace's present state durable."""
+        """Make the workspace's present state durable, as one checkpoint with the transcript's. The last that a turn
+        does with it."""
 
 
 class Session(Protocol):

@@ -16,16 +16,22 @@ from claude_agent_sdk import (
     ClaudeAgentOptions,
     ClaudeSDKClient,
     ClaudeSDKError,
+    HookContext,
+    HookInput,
+    HookJSONOutput,
+    HookMatcher,
     MirrorErrorMessage,
     ResultMessage,
     SessionStore,
     TextBlock,
 )
+from claude_agent_sdk.types import HookEvent
 
 from mailagent import config
 from mailagent.adapters import bubblewrap
 from mailagent.adapters.gateway import Gateway, Meter
-from mailagent.adapters.transcripts import RedisTranscripts
+from mailagent.adapters.transcripts import OneTranscript, RedisTranscripts
+from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.job import session_id
 from mailagent.core.policy import PLUGIN, PROFILE_SCRIPT, SKILLS, WORKSPACE, Host, Policy
@@ -39,6 +45,7 @@ log = logging.getLogger(__name__)
 os.environ.setdefault("CLAUDE_AGENT_SDK_SKIP_VERSION_CHECK", "1")
 
 TOOLS = ("Bash", "Read", "Write", "Edit", "Glob", "Grep", "Skill")
+WRITING = ("Bash", "Write", "Edit")
 SETTINGS = {"includeCoAuthoredBy": False, "includeGitInstructions": False}
 PROFILE_SECONDS = 120.0
 START_SECONDS = 30.0
@@ -61,10 +68,13 @@ class Settings:
 class ClaudeAgent:
     """Keeps ports.Agent: each session is a new process in a new sandbox, resumed from the store when it is known."""
 
-    def __init__(self, settings: Settings, gateway: Gateway, transcripts: RedisTranscripts) -> None:
+    def __init__(
+        self, settings: Settings, gateway: Gateway, transcripts: RedisTranscripts, workspaces: DiskWorkspaces
+    ) -> None:
         self._settings = settings
         self._gateway = gateway
         self._transcripts = transcripts
+        self._workspaces = workspaces
 
     @asynccontextmanager
     async def session(
@@ -72,7 +82,7 @@ class ClaudeAgent:
     ) -> AsyncIterator["ClaudeSession"]:
         """A sandbox on this workspace; the CLI starts at once, so that its start is hidden behind the profile."""
         session = session_id(workspace.thread)
-        store = self._transcripts.only(WORKSPACE, session)
+        store = self._transcripts.only(WORKSPACE, session, workspace)
         known = await self._transcripts.exists(WORKSPACE, session)
         place = Path(tempfile.mkdtemp(prefix="session-"))
         socket = self._settings.runtime_dir / f"{secrets.token_hex(6)}.sock"
@@ -80,6 +90,7 @@ class ClaudeAgent:
             policy = self._policy(Path(workspace.path), socket)
             inside = bubblewrap.write_launcher(place / "launch", policy)
             options = self._options(session, store, place, known=known, skills=skills or SKILLS)
+            options.hooks = self._hooks(workspace, store)
             client = ClaudeSDKClient(options)
             connecting = asyncio.create_task(client.connect())
             try:
@@ -87,11 +98,27 @@ class ClaudeAgent:
                     policy, client, connecting, meter, inside, model=self._settings.model.name, known=known
                 )
                 await _close(client, connecting)
+                await store.settle()
             finally:
                 # Not before the launcher has opened its end of the pipe: without a reader it would wait there for ever.
                 await asyncio.wait({connecting}, timeout=START_SECONDS)
                 await inside.end()
                 await _close(client, connecting)
+
+    def _hooks(self, workspace: Workspace, store: OneTranscript) -> dict[HookEvent, list[HookMatcher]]:
+        """After each tool that may have written files, and before the agent goes on, these are kept."""
+        alone = asyncio.Lock()
+
+        async def keep(_event: HookInput, tool_use: str | None, _context: HookContext) -> HookJSONOutput:
+            try:
+                async with alone:
+                    store.belongs(tool_use or "", await self._workspaces.keep(workspace))
+            except TemporaryError as error:
+                log.warning("%s: no checkpoint after a tool: %s", workspace.thread, error)
+            return {}
+
+        writing = HookMatcher(matcher="|".join(WRITING), hooks=[keep])
+        return {"PostToolUse": [writing], "PostToolUseFailure": [writing]}
 
     def _policy(self, root: Path, socket: Path) -> Policy:
         sandbox = self._settings.sandbox

@@ -1,6 +1,11 @@
 """The transcripts of agent sessions in Redis: a session store of the Claude Agent SDK; any host can resume them."""
 
+import asyncio
+import itertools
 import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from claude_agent_sdk import (
     SessionKey,
@@ -12,9 +17,15 @@ from claude_agent_sdk import (
 from redis.asyncio import Redis
 
 from mailagent.adapters.redis import PREFIX, script, store_errors
-from mailagent.core.values import SessionId
+from mailagent.core.errors import LeaseLostError, TemporaryError
+from mailagent.core.values import BlobId, SessionId
+from mailagent.ports import Workspace
+
+log = logging.getLogger(__name__)
 
 MAX_TURN_BYTES = 64 * 1024 * 1024
+MAX_MANIFESTS = 1000
+"""Tool uses of one turn whose results may still come: code in the sandbox can claim any number."""
 
 
 class RedisTranscripts(SessionStore):
@@ -39,22 +50,27 @@ class RedisTranscripts(SessionStore):
         with store_errors():
             return await self._client.exists(self._key("log", key)) == 1
 
-    def only(self, directory: str, session: SessionId) -> "OneTranscript":
-        """The store as one session may see it."""
+    def only(self, directory: str, session: SessionId, workspace: Workspace) -> "OneTranscript":
+        """The store as one session may see it, under the lease of its turn."""
         return OneTranscript(
             self._client,
             retention_seconds=self._retention,
             prefix=self._prefix,
             project=project_key_for_directory(directory),
             session=session,
+            workspace=workspace,
         )
 
     async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
-        if not entries:
-            return
-        pairs = [text for entry in entries for text in (entry.get("uuid") or "", json.dumps(entry))]
+        if entries:
+            await self._write(_session(key), [_Line(_path(key), e.get("uuid") or "", json.dumps(e)) for e in entries])
+
+    async def _write(self, session: str, lines: "Sequence[_Line]", thread: str = "", token: str = "") -> None:
+        values = [text for line in lines for text in (line.path, line.uuid, line.entry, line.manifest)]
         with store_errors():
-            await self._append(keys=[self._prefix], args=[_session(key), _path(key), self._retention, *pairs])
+            held = await self._append(keys=[self._prefix], args=[session, self._retention, thread, token, *values])
+        if not held:
+            raise LeaseLostError(f"{token} no longer holds {thread}")
 
     async def load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
         with store_errors():
@@ -74,21 +90,73 @@ class RedisTranscripts(SessionStore):
         return f"{self._prefix}:{kind}:{_session(key)}{_path(key)}"
 
 
+@dataclass(slots=True)
+class _Line:
+    """One entry on its way to the store; with a manifest it is a checkpoint too."""
+
+    path: str
+    uuid: str
+    entry: str
+    manifest: str = ""
+
+
 class OneTranscript(RedisTranscripts):
     """One session's transcript and no other: what is to be appended comes from the CLI's output, into which code in the
-    sandbox can write, and it may name any session. ValueError for another one, and for more than a turn can say."""
+    sandbox can write, and it may name any session. ValueError for another one, and for more than a turn can say.
 
-    def __init__(self, client: Redis, *, retention_seconds: int, prefix: str, project: str, session: SessionId) -> None:
+    What cannot be written stays here, in its order, and goes first with whatever comes next: a hole in a transcript
+    would cut off all before it. So an append does not fail because Redis is away; `settle` does."""
+
+    def __init__(
+        self,
+        client: Redis,
+        *,
+        retention_seconds: int,
+        prefix: str,
+        project: str,
+        session: SessionId,
+        workspace: Workspace,
+    ) -> None:
         super().__init__(client, retention_seconds=retention_seconds, prefix=prefix)
         self._own = (project, session)
+        self._workspace = workspace
         self._left = MAX_TURN_BYTES
+        self._waiting: list[_Line] = []
+        self._writing = asyncio.Lock()
+        self._numbers = itertools.count(1)
+        self._manifests: dict[str, BlobId] = {}
+
+    def belongs(self, tool_use: str, manifest: BlobId) -> None:
+        """The workspace was as in this manifest when the tool had ended: together with the entry that tells its result
+        that makes a checkpoint."""
+        if len(self._manifests) < MAX_MANIFESTS:
+            self._manifests[tool_use] = manifest
 
     async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
         self._check(key)
-        self._left -= len(json.dumps(entries))
+        lines = [self._line(_path(key), entry) for entry in entries]
+        self._left -= sum(len(line.entry) for line in lines)
         if self._left < 0:
             raise ValueError(f"more than {MAX_TURN_BYTES} bytes of transcript in one turn")
-        await super().append(key, entries)
+        self._waiting += lines
+        try:
+            await self.settle()
+        except TemporaryError as error:
+            log.warning("%s: %d entries wait to be stored: %s", self._own[1], len(self._waiting), error)
+
+    async def settle(self) -> None:
+        """Write what waits. TemporaryError when that cannot be: then the transcript is not whole."""
+        async with self._writing:
+            lines = list(self._waiting)
+            if lines:
+                await self._write("/".join(self._own), lines, self._workspace.thread, self._workspace.token)
+                del self._waiting[: len(lines)]
+
+    def _line(self, path: str, entry: SessionStoreEntry) -> _Line:
+        """Without a uuid of its own it gets one, since it may be written twice when an answer of Redis is lost."""
+        uuid = entry.get("uuid") or f"{self._workspace.token} {next(self._numbers)}"
+        told = [self._manifests.pop(each) for each in _results(entry) if each in self._manifests]
+        return _Line(path, uuid, json.dumps(entry), told[-1] if told else "")
 
     async def load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
         self._check(key)
@@ -105,6 +173,19 @@ class OneTranscript(RedisTranscripts):
     def _check(self, key: SessionKey | SessionListSubkeysKey) -> None:
         if (key["project_key"], key["session_id"]) != self._own:
             raise ValueError("this transcript is another session's")
+
+
+def transcript_of(directory: str, session: SessionId) -> str:
+    """The name of a session's transcript in its keys."""
+    return _session(SessionKey(project_key=project_key_for_directory(directory), session_id=session))
+
+
+def _results(entry: SessionStoreEntry) -> list[str]:
+    """The tool uses whose results the entry tells; it may be anything that code in the sandbox wrote."""
+    message: object = entry.get("message")
+    content = message.get("content") if isinstance(message, dict) else None
+    blocks = [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
+    return [str(block.get("tool_use_id")) for block in blocks if block.get("type") == "tool_result"]
 
 
 def _session(key: SessionKey | SessionListSubkeysKey) -> str:

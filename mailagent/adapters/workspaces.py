@@ -1,21 +1,23 @@
-"""A directory per thread, written by hostile code: every name below it is opened without following a link."""
+"""A directory per thread on this host, written by hostile code; a host that has none, or an old one, makes it anew."""
 
 import asyncio
 import errno
 import logging
 import os
-import shutil
+import secrets
 import stat
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 from pydantic import TypeAdapter
 
+from mailagent.adapters import snapshots
 from mailagent.adapters.blobs import write_durably
+from mailagent.adapters.checkpoints import Checkpoint
+from mailagent.adapters.snapshots import Seen, opened, read, remove, walk
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.values import BlobId, OutFile, ThreadId
 from mailagent.ports import Blobs, Workspace
@@ -25,45 +27,64 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-MAX_DEPTH = 40
-MAX_SNAPSHOT_BYTES = 256 * 1024 * 1024
-"""A larger file is read nowhere: a sparse one costs the code in the sandbox nothing, and us our memory."""
-
-MAX_TOTAL_BYTES = 4 * 1024 * 1024 * 1024
-
 PARTS = ("in", "work", "out")
 EARLIER = "earlier"
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One file of a snapshot; `mark` (inode, size, mtime in ns) tells without reading whether it changed since."""
+class Checkpoints(Protocol):
+    """Where each thread can be taken up again, in the store that all hosts share."""
 
-    path: str
-    blob: BlobId
-    mode: int
-    mark: tuple[int, int, int]
+    async def get(self, thread: ThreadId) -> Checkpoint:
+        """The last one."""
+
+    async def save(self, workspace: Workspace, manifest: BlobId) -> None:
+        """A new one, at the end of the transcript. LeaseLostError without the lease."""
+
+    async def take_over(self, workspace: Workspace, checkpoint: Checkpoint) -> None:
+        """The thread goes on in this copy, made from this checkpoint. LeaseLostError without the lease."""
 
 
-MANIFEST: TypeAdapter[list[Entry]] = TypeAdapter(list[Entry])
+@dataclass
+class Copy:
+    """One thread's directory on this host: the turn that its out/ is of, and which of its files were read already.
+
+    `name` begins with the id of the boot under which it was made: what code in a sandbox wrote is on no disk for sure
+    when the machine went down. So none of this needs a sync."""
+
+    name: str
+    turn: int = 0
+    marks: dict[str, Seen] = field(default_factory=dict)
+
+
+_COPY: TypeAdapter[Copy] = TypeAdapter(Copy)
 
 
 class DiskWorkspaces:
-    """Keeps ports.Workspaces under a directory: `THREAD/files/{in,work,out}` and the manifest of its last snapshot."""
+    """Keeps ports.Workspaces under a directory: `THREAD/files/{in,work,out}`, and beside it `copy.json`."""
 
-    def __init__(self, directory: Path, blobs: Blobs, *, max_out_bytes: int, max_out_files: int) -> None:
+    def __init__(
+        self, directory: Path, blobs: Blobs, checkpoints: Checkpoints, *, max_out_bytes: int, max_out_files: int
+    ) -> None:
         self._directory = directory
         self._blobs = blobs
+        self._checkpoints = checkpoints
         self._max_bytes = max_out_bytes
         self._max_files = max_out_files
+        self._copies: dict[ThreadId, Copy] = {}
+        self._boot = BOOT.read_text().strip()
 
-    async def open(self, thread: ThreadId) -> Workspace:
-        """The thread's workspace, restored from its last snapshot when it is missing here."""
-        root = self._directory / thread / "files"
-        if not await _in_thread(root.is_dir):
-            await self._restore(thread, root)
-        await _in_thread(_ensure, root)
-        return Workspace(thread, str(root))
+    async def open(self, thread: ThreadId, token: str) -> Workspace:
+        """The thread's workspace; restored from its checkpoint unless the thread went on in the very copy that is here,
+        under this boot."""
+        workspace = Workspace(thread, str(self._directory / thread / "files"), token)
+        checkpoint = await self._checkpoints.get(thread)
+        copy = await _in_thread(_read_copy, self._copy_file(thread))
+        if copy is None or copy.name != checkpoint.copy or not copy.name.startswith(self._boot):
+            copy = await self._restored(workspace, checkpoint)
+        self._copies[thread] = copy
+        await _in_thread(_ensure, Path(workspace.path))
+        return workspace
 
     async def add(self, workspace: Workspace, files: Sequence[tuple[str, bytes]]) -> list[str]:
         """Write files into in/, read-only; a name that is taken by other bytes gets a number, the same bytes are kept
@@ -71,53 +92,71 @@ class DiskWorkspaces:
         return [await _in_thread(_add_one, Path(workspace.path) / "in", name, data) for name, data in files]
 
     async def clear_out(self, workspace: Workspace, turn: int) -> None:
-        """Move what the turn before this one left in out/ to work/earlier/N, and start with an empty out/."""
-        await _in_thread(_clear_out, workspace.path, turn)
+        """Move what the turn before this one left in out/ to work/earlier/N, and start with an empty out/; a turn that
+        is tried again finds what it made, as its transcript says."""
+        copy = self._copies[workspace.thread]
+        await _in_thread(_unlock_out, Path(workspace.path) / "out")
+        if copy.turn != turn:
+            await _in_thread(_clear_out, workspace.path, copy.turn)
+            copy.turn = turn
+            await self._remember(workspace.thread)
 
     async def collect(self, workspace: Workspace) -> tuple[OutFile, ...]:
         """The regular files of out/; PermanentError when they are more or larger than an answer may be."""
         return await _in_thread(self._collect, workspace.path)
 
+    async def keep(self, workspace: Workspace) -> BlobId:
+        """Make the files of now durable; returns the manifest, which no checkpoint names yet."""
+        copy = self._copies[workspace.thread]
+        try:
+            manifest, marks = await snapshots.take(Path(workspace.path), copy.turn, copy.marks, self._blobs)
+        except OSError as error:
+            raise _temporary(error) from error
+        copy.marks = dict(marks)
+        return manifest
+
     async def snapshot(self, workspace: Workspace) -> None:
-        """Store every file as a blob, unless the last snapshot has it, then the manifest that names them."""
-        path = self._manifest(workspace.thread)
-        last = {entry.path: entry for entry in await _in_thread(_read_manifest, path)}
-        entries, left = [], MAX_TOTAL_BYTES
-        for name, info in await _in_thread(lambda: list(_walk(workspace.path))):
-            if info.st_size > MAX_SNAPSHOT_BYTES:
-                log.warning("%s: %s has %d bytes and is not kept in the snapshot", workspace.thread, name, info.st_size)
-                continue
-            left -= info.st_size
-            if left < 0:
-                log.warning("%s: more than %d bytes; the rest is not kept", workspace.thread, MAX_TOTAL_BYTES)
-                break
-            mark = (info.st_ino, info.st_size, info.st_mtime_ns)
-            entry = last.get(name)
-            if entry is None or entry.mark != mark:
-                blob = await self._blobs.put(await _in_thread(_read, Path(workspace.path), name, info.st_size))
-                entry = Entry(name, blob, stat.S_IMODE(info.st_mode), mark)
-            entries.append(entry)
-        await _in_thread(write_durably, path, MANIFEST.dump_json(entries))
+        """The files of now and the transcript of now are the thread's checkpoint."""
+        await self._checkpoints.save(workspace, await self.keep(workspace))
+        await self._remember(workspace.thread)
+        del self._copies[workspace.thread]
 
-    async def _restore(self, thread: ThreadId, root: Path) -> None:
-        half = root.with_name("restoring")
-        await _in_thread(shutil.rmtree, half, ignore_errors=True)
-        for entry in await _in_thread(_read_manifest, self._manifest(thread)):
-            await _in_thread(_write_restored, half / entry.path, await self._blobs.get(entry.blob), entry.mode)
-        if half.exists():
-            await _in_thread(half.rename, root)
+    async def _restored(self, workspace: Workspace, checkpoint: Checkpoint) -> Copy:
+        """The directory made anew. It is named in the store last, so that half of it is made again."""
+        root, copy = Path(workspace.path), Copy(f"{self._boot} {secrets.token_hex(8)}")
+        await _in_thread(remove, root)
+        try:
+            if checkpoint.manifest:
+                copy.turn, marks = await snapshots.restore(root, BlobId(checkpoint.manifest), self._blobs)
+                copy.marks = dict(marks)
+        except PermanentError as error:
+            log.error("%s: its files are lost, it starts anew: %s", workspace.thread, error)
+            await _in_thread(remove, root)
+            checkpoint = Checkpoint("", 0, "")
+        except OSError as error:
+            raise _temporary(error) from error
+        self._copies[workspace.thread] = copy
+        await _in_thread(_ensure, root)
+        await self._remember(workspace.thread)
+        await self._checkpoints.take_over(workspace, replace(checkpoint, copy=copy.name))
+        return copy
 
-    def _manifest(self, thread: ThreadId) -> Path:
-        return self._directory / thread / "manifest.json"
+    async def _remember(self, thread: ThreadId) -> None:
+        await _in_thread(_write_copy, self._copy_file(thread), self._copies[thread])
+
+    def _copy_file(self, thread: ThreadId) -> Path:
+        return self._directory / thread / "copy.json"
 
     def _collect(self, root: str) -> tuple[OutFile, ...]:
         left = self._max_bytes
         found: list[OutFile] = []
-        for name, info in _walk(root, "out"):
+        for name, info in walk(Path(root), "out"):
+            if not stat.S_ISREG(info.st_mode):
+                continue
             left -= info.st_size
             if left < 0 or len(found) >= self._max_files:
                 raise PermanentError("The answer came with more files than one mail can carry. Please ask for less.")
-            found.append(OutFile(name.removeprefix("out/"), _read(Path(root), name, info.st_size)))
+            found.append(OutFile(name.removeprefix("out/"), read(Path(root), name, info.st_size)))
         return tuple(sorted(found, key=lambda file: file.path))
 
 
@@ -126,7 +165,11 @@ async def _in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     try:
         return await asyncio.to_thread(function, *args, **kwargs)
     except OSError as error:
-        raise TemporaryError(f"workspace: {error.strerror}: {error.filename}") from error
+        raise _temporary(error) from error
+
+
+def _temporary(error: OSError) -> TemporaryError:
+    return TemporaryError(f"workspace: {error.strerror}: {error.filename}")
 
 
 def _add_one(directory: Path, name: str, data: bytes) -> str:
@@ -158,24 +201,22 @@ def _ensure(root: Path) -> None:
 
 
 def _clear_out(root: str, turn: int) -> None:
-    """out/ is renamed or removed as a whole, through directory handles that refuse links."""
-    _unlock_out(Path(root) / "out")
-    with _opened(root) as top:
-        kept = False
-        if turn > 1:
-            with _opened("work", top) as work, _made(EARLIER, work) as earlier:
-                kept = _rename(top, earlier, str(turn - 1))
-        if not kept:  # the first turn, or one that is tried again: what its failed attempt left is worth nothing
-            _remove(Path(root) / "out")
+    """out/, which is of this turn, is renamed or removed as a whole, through directory handles that refuse links."""
+    with opened(root) as top:
+        # Not moved: it is of no turn, or a crash came between the move and its note.
+        if not turn or not _moved(top, str(turn)):
+            remove(Path(root) / "out")
         os.mkdir("out", 0o700, dir_fd=top)
 
 
-def _rename(top: int, earlier: int, name: str) -> bool:
-    """Move out/ to earlier/NAME unless that exists."""
-    if name in os.listdir(earlier):
-        return False
-    os.rename("out", name, src_dir_fd=top, dst_dir_fd=earlier)
-    return True
+def _moved(top: int, turn: str) -> bool:
+    """Move out/ to earlier/TURN unless that exists."""
+    with opened("work", top) as work, _made(EARLIER, work) as earlier:
+        with suppress(FileNotFoundError):
+            os.stat(turn, dir_fd=earlier, follow_symlinks=False)
+            return False
+        os.rename("out", turn, src_dir_fd=top, dst_dir_fd=earlier)
+        return True
 
 
 def _unlock_out(out: Path) -> None:
@@ -185,13 +226,8 @@ def _unlock_out(out: Path) -> None:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        _remove(out)
+        remove(out)
         out.mkdir(0o700)
-
-
-def _remove(directory: Path) -> None:
-    """By a program: code in the sandbox can nest directories deeper than Python can follow."""
-    subprocess.run(["rm", "-rf", "--", str(directory)], check=True, capture_output=True)
 
 
 def _unlock(root: Path) -> None:
@@ -206,16 +242,6 @@ def _unlock(root: Path) -> None:
 
 
 @contextmanager
-def _opened(name: str | Path, parent: int | None = None) -> Iterator[int]:
-    """A handle on this directory, which must not be a link."""
-    handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
-@contextmanager
 def _made(name: str, parent: int) -> Iterator[int]:
     """A handle on this directory, made when missing; a link or a file that hostile code left in its place goes."""
     with suppress(FileNotFoundError):
@@ -223,56 +249,18 @@ def _made(name: str, parent: int) -> Iterator[int]:
             os.unlink(name, dir_fd=parent)
     with suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=parent)
-    with _opened(name, parent) as handle:
+    with opened(name, parent) as handle:
         yield handle
 
 
-def _walk(root: str, below: str = ".") -> Iterator[tuple[str, os.stat_result]]:
-    """Regular files with one name, each with its path relative to `root`. Links, devices and pipes are passed over, and
-    so is what nobody can read: names that are no text, and directories nested out of reason."""
-    waiting = [Path(root) / below]
-    while waiting:
-        directory = waiting.pop()
-        with os.scandir(directory) as entries:
-            for entry in sorted(entries, key=lambda each: each.name):
-                if not _is_text(entry.name):
-                    continue
-                info = entry.stat(follow_symlinks=False)
-                if stat.S_ISDIR(info.st_mode) and info.st_mode & 0o500 == 0o500:
-                    path = Path(entry.path)
-                    if len(path.relative_to(root).parts) < MAX_DEPTH:
-                        waiting.append(path)
-                elif stat.S_ISREG(info.st_mode) and info.st_nlink == 1 and info.st_mode & stat.S_IRUSR:
-                    yield os.path.relpath(entry.path, root), info
-
-
-def _is_text(name: str) -> bool:
+def _read_copy(path: Path) -> Copy | None:
     try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        return _COPY.validate_json(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
-def _read(root: Path, name: str, size: int) -> bytes:
-    """The file's bytes, opened without following a link on the way, and no more than it was seen to have."""
-    *directories, last = Path(name).parts
-    with ExitStack() as stack:
-        handle = stack.enter_context(_opened(root))
-        for part in directories:
-            handle = stack.enter_context(_opened(part, handle))
-        with os.fdopen(os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=handle), "rb") as file:
-            return file.read(size)
-
-
-def _read_manifest(path: Path) -> list[Entry]:
-    try:
-        return MANIFEST.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return []
-
-
-def _write_restored(path: Path, data: bytes, mode: int) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.write_bytes(data)
-    path.chmod(mode)
+def _write_copy(path: Path, copy: Copy) -> None:
+    new = path.with_suffix(".new")
+    new.write_bytes(_COPY.dump_json(copy))
+    new.rename(path)

@@ -76,7 +76,7 @@ class Turns:
         if stage.refusal:
             outcome, also = said(stage.refusal), ()
         else:
-            job, outcome = await self._agent_turn(job, [await self._mail(each) for each in (job, *waiting)])
+            job, outcome = await self._agent_turn(claim, [await self._mail(each) for each in (job, *waiting)])
         blob = await self.blobs.put(OUTCOME.dump_json(outcome))
         job = job.at(Answered(blob, outcome.usage, also), "answered", self.clock.now())
         await self.jobs.save(claim, job)
@@ -85,17 +85,17 @@ class Turns:
     async def _mail(self, job: Job) -> Inbound:
         return await self.parser.parse(await self.blobs.get(job.message))
 
-    async def _agent_turn(self, job: Job, mails: Sequence[Inbound]) -> tuple[Job, Outcome]:
-        thread = await self.jobs.thread(job.thread)
+    async def _agent_turn(self, claim: Claim, mails: Sequence[Inbound]) -> tuple[Job, Outcome]:
+        thread = await self.jobs.thread(claim.thread)
         number = thread.turns + 1 if thread else 1
         try:
             async with asyncio.timeout(self.turn_seconds):
-                return await self._ask(job, mails, number)
+                return await self._ask(claim, mails, number)
         except TimeoutError as error:
             raise TemporaryError(f"the turn took longer than {self.turn_seconds:.0f} s") from error
 
-    async def _ask(self, job: Job, mails: Sequence[Inbound], number: int) -> tuple[Job, Outcome]:
-        workspace = await self.workspaces.open(job.thread)
+    async def _ask(self, claim: Claim, mails: Sequence[Inbound], number: int) -> tuple[Job, Outcome]:
+        job, workspace = claim.job, await self.workspaces.open(claim.thread, claim.token)
         await self.workspaces.clear_out(workspace, number)
         files = [(file.name, file.data) for mail in mails for file in mail.attachments]
         names = await self.workspaces.add(workspace, files)

@@ -2,25 +2,29 @@
 
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
 
+from mailagent.adapters import snapshots
 from mailagent.adapters.blobs import DiskBlobs
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.core.errors import PermanentError
 from mailagent.core.values import OutFile, ThreadId
+from tests.fakes.checkpoints import FakeCheckpoints
 
 THREAD = ThreadId("thread")
 
 
 @pytest.fixture
 def spaces(tmp_path: Path) -> DiskWorkspaces:
-    return DiskWorkspaces(tmp_path / "threads", DiskBlobs(tmp_path / "blobs"), max_out_bytes=1000, max_out_files=3)
+    blobs = DiskBlobs(tmp_path / "blobs")
+    return DiskWorkspaces(tmp_path / "threads", blobs, FakeCheckpoints(), max_out_bytes=1000, max_out_files=3)
 
 
 async def test_attachments_are_kept_apart_and_written_once(spaces: DiskWorkspaces) -> None:
-    workspace = await spaces.open(THREAD)
+    workspace = await spaces.open(THREAD, "token")
     files = [("a.csv", b"1"), ("a.csv", b"2"), ("plain", b"3"), ("plain", b"4"), (".env", b"5")]
     names = await spaces.add(workspace, files)
     assert names == ["a.csv", "a (2).csv", "plain", "plain (2)", ".env"]
@@ -32,7 +36,7 @@ async def test_attachments_are_kept_apart_and_written_once(spaces: DiskWorkspace
 
 
 async def test_each_turn_starts_with_an_empty_out_and_keeps_the_earlier_ones(spaces: DiskWorkspaces) -> None:
-    workspace = await spaces.open(THREAD)
+    workspace = await spaces.open(THREAD, "token")
     out, work = Path(workspace.path) / "out", Path(workspace.path) / "work"
     for turn in (1, 2, 3):
         await spaces.clear_out(workspace, turn)
@@ -42,19 +46,24 @@ async def test_each_turn_starts_with_an_empty_out_and_keeps_the_earlier_ones(spa
     assert (work / "earlier/2/answer.md").read_text() == "turn 2"
 
 
-async def test_a_turn_that_is_tried_again_drops_what_its_first_attempt_left(spaces: DiskWorkspaces) -> None:
-    workspace = await spaces.open(THREAD)
+async def test_a_turn_that_is_tried_again_finds_what_its_first_attempt_made(spaces: DiskWorkspaces) -> None:
+    """Its transcript says that it made it."""
+    workspace = await spaces.open(THREAD, "token")
+    await spaces.clear_out(workspace, 1)
     out = Path(workspace.path) / "out"
     (out / "answer.md").write_text("turn 1")
     await spaces.clear_out(workspace, 2)
     (out / "answer.md").write_text("half of turn 2")
-    await spaces.clear_out(workspace, 2)
-    assert list(out.iterdir()) == []
-    assert (Path(workspace.path) / "work/earlier/1/answer.md").read_text() == "turn 1"
+    for _ in range(2):
+        workspace = await spaces.open(THREAD, "token")
+        await spaces.clear_out(workspace, 2)
+        assert (out / "answer.md").read_text() == "half of turn 2"
+        assert (Path(workspace.path) / "work/earlier/1/answer.md").read_text() == "turn 1"
 
 
 async def test_a_link_in_place_of_earlier_leads_nowhere(spaces: DiskWorkspaces, tmp_path: Path) -> None:
-    workspace = await spaces.open(THREAD)
+    workspace = await spaces.open(THREAD, "token")
+    await spaces.clear_out(workspace, 1)
     victim = tmp_path / "victim"
     victim.mkdir()
     (Path(workspace.path) / "work/earlier").symlink_to(victim)
@@ -65,7 +74,7 @@ async def test_a_link_in_place_of_earlier_leads_nowhere(spaces: DiskWorkspaces, 
 
 
 async def test_only_plain_files_of_out_are_collected(spaces: DiskWorkspaces, tmp_path: Path) -> None:
-    workspace = await spaces.open(THREAD)
+    workspace = await spaces.open(THREAD, "token")
     out = Path(workspace.path) / "out"
     secret = tmp_path / "secret"
     secret.write_text("secret")
@@ -81,7 +90,7 @@ async def test_only_plain_files_of_out_are_collected(spaces: DiskWorkspaces, tmp
 
 
 async def test_an_answer_too_large_or_of_too_many_files_is_refused(spaces: DiskWorkspaces) -> None:
-    workspace = await spaces.open(THREAD)
+    workspace = await spaces.open(THREAD, "token")
     out = Path(workspace.path) / "out"
     (out / "large").write_bytes(b"x" * 1001)
     with pytest.raises(PermanentError):
@@ -94,7 +103,8 @@ async def test_an_answer_too_large_or_of_too_many_files_is_refused(spaces: DiskW
 
 
 async def test_nothing_that_code_left_there_ends_a_thread(spaces: DiskWorkspaces) -> None:
-    workspace = await spaces.open(THREAD)
+    workspace = await spaces.open(THREAD, "token")
+    await spaces.clear_out(workspace, 1)
     root = Path(workspace.path)
     for part in ("work", "out"):
         (root / part / "kept.txt").write_text("kept")
@@ -111,7 +121,7 @@ async def test_nothing_that_code_left_there_ends_a_thread(spaces: DiskWorkspaces
     assert [file.path for file in await spaces.collect(workspace)] == ["kept.txt"]
     (root / "out").chmod(0)
     root.chmod(0)
-    workspace = await spaces.open(THREAD)
+    workspace = await spaces.open(THREAD, "token")
     await spaces.clear_out(workspace, 2)
     await spaces.clear_out(workspace, 2)
     assert list((root / "out").iterdir()) == []
@@ -119,30 +129,102 @@ async def test_nothing_that_code_left_there_ends_a_thread(spaces: DiskWorkspaces
 
 
 async def test_links_in_place_of_the_workspace_s_parts_are_taken_away(spaces: DiskWorkspaces, tmp_path: Path) -> None:
-    workspace = await spaces.open(THREAD)
+    workspace = await spaces.open(THREAD, "token")
     root = Path(workspace.path)
     victim = tmp_path / "victim"
     victim.mkdir()
     (root / "work").rmdir()
     (root / "work").symlink_to(victim)
-    await spaces.open(THREAD)
+    await spaces.open(THREAD, "token")
     assert (root / "work").is_dir()
     assert not (root / "work").is_symlink()
 
 
-async def test_a_lost_workspace_is_restored_from_its_snapshot(spaces: DiskWorkspaces) -> None:
-    workspace = await spaces.open(THREAD)
+async def test_a_lost_workspace_is_restored_as_it_was(spaces: DiskWorkspaces) -> None:
+    workspace = await spaces.open(THREAD, "token")
     await spaces.add(workspace, [("a.csv", b"a;b")])
-    (Path(workspace.path) / "work/tables").mkdir()
-    (Path(workspace.path) / "work/tables/a.parquet").write_bytes(b"PAR1")
+    root = Path(workspace.path)
+    (root / "work/empty").mkdir(mode=0o750)
+    (root / "work/tables").mkdir()
+    (root / "work/tables/a.parquet").write_bytes(b"PAR1")
+    (root / "work/run.sh").write_text("#!/bin/sh")
+    (root / "work/run.sh").chmod(0o4755)
+    (root / "work/link").symlink_to("/etc/passwd")
+    os.mkfifo(root / "work/pipe")
+    os.utime(root / "work/tables/a.parquet", ns=(1, 1_600_000_000_123_456_789))
+    (root / "work/tables").chmod(0o500)
     await spaces.snapshot(workspace)
-    (Path(workspace.path) / "work/tables/a.parquet").write_bytes(b"PAR2 later")
-    await spaces.snapshot(workspace)
-    before = _tree(Path(workspace.path))
-    shutil.rmtree(workspace.path)
-    assert _tree(Path((await spaces.open(THREAD)).path)) == before
+    before = tree(root)
+    (root / "work/tables").chmod(0o700)
+    shutil.rmtree(root.parent)
+    workspace = await spaces.open(THREAD, "token")
+    after = tree(root)
+    assert after == {name: what for name, what in before.items() if name not in ("work/link", "work/pipe")}
+    assert not (root / "work/run.sh").stat().st_mode & stat.S_ISUID
 
 
-def _tree(root: Path) -> dict[str, tuple[bytes, int]]:
-    files = [path for path in root.rglob("*") if path.is_file()]
-    return {str(path.relative_to(root)): (path.read_bytes(), path.stat().st_mode) for path in files}
+async def test_every_change_is_in_the_next_snapshot(spaces: DiskWorkspaces) -> None:
+    """Whatever code does to times, and however soon it writes again."""
+    workspace = await spaces.open(THREAD, "token")
+    path = Path(workspace.path) / "work/a"
+    path.write_text("0")
+    seen = path.stat()
+    for number in range(1, 9):
+        path.write_text(str(number))
+        os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+        manifest = await spaces.keep(workspace)
+        (file,) = (await snapshots.named(manifest, spaces._blobs)).files
+        assert await spaces._blobs.get(file.blob) == str(number).encode()
+
+
+async def test_only_what_changed_is_read_again(spaces: DiskWorkspaces, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = await spaces.open(THREAD, "token")
+    for number in range(3):
+        (Path(workspace.path) / f"work/{number}").write_text(str(number))
+    read: list[str] = []
+
+    def reading(root: Path, name: str, size: int) -> bytes:
+        read.append(name)
+        return b""
+
+    monkeypatch.setattr(snapshots, "TICK_NS", -(10**9))
+    monkeypatch.setattr(snapshots, "read", reading)
+    await spaces.keep(workspace)
+    assert read == ["work/0", "work/1", "work/2"]
+    (Path(workspace.path) / "work/1").write_text("new")
+    await spaces.snapshot(workspace)
+    assert read[3:] == ["work/1"]
+    workspace = await spaces.open(THREAD, "token")
+    await spaces.keep(workspace)
+    assert len(read) == 4, "what was read is known after a restart"
+
+
+async def test_a_thread_whose_files_are_lost_starts_anew(spaces: DiskWorkspaces, tmp_path: Path) -> None:
+    workspace = await spaces.open(THREAD, "token")
+    await spaces.add(workspace, [("a.csv", b"a;b")])
+    await spaces.snapshot(workspace)
+    shutil.rmtree(tmp_path)
+    workspace = await spaces.open(THREAD, "token")
+    assert sorted(os.listdir(workspace.path)) == ["in", "out", "work"]
+    assert os.listdir(f"{workspace.path}/in") == []
+
+
+async def test_a_directory_of_before_the_machine_went_down_is_not_believed(spaces: DiskWorkspaces) -> None:
+    workspace = await spaces.open(THREAD, "token")
+    (Path(workspace.path) / "work/a").write_text("safe")
+    await spaces.snapshot(workspace)
+    (Path(workspace.path) / "work/a").write_text("")
+    spaces._boot = "another boot"
+    await spaces.open(THREAD, "token")
+    assert (Path(workspace.path) / "work/a").read_text() == "safe"
+
+
+def tree(root: Path) -> dict[str, tuple[object, ...]]:
+    """Kind, mode, time and content of everything below."""
+    found: dict[str, tuple[object, ...]] = {}
+    for path in sorted(root.rglob("*")):
+        info = path.lstat()
+        mode = info.st_mode & ~(stat.S_ISUID | stat.S_ISGID)
+        content = path.read_bytes() if stat.S_ISREG(info.st_mode) else None
+        found[str(path.relative_to(root))] = (mode, info.st_mtime_ns, content)
+    return found

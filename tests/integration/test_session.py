@@ -16,6 +16,7 @@ import pytest
 from mailagent import config
 from mailagent.adapters import bubblewrap, host, redis
 from mailagent.adapters.blobs import DiskBlobs
+from mailagent.adapters.checkpoints import RedisCheckpoints
 from mailagent.adapters.claude import ClaudeAgent, Settings
 from mailagent.adapters.gateway import Gateway
 from mailagent.adapters.ledger import RedisLedger
@@ -30,6 +31,7 @@ from mailagent.core.screen import Rule
 from mailagent.core.values import JobId, Outcome, ThreadId, Turn
 from mailagent.daemon import limits
 from mailagent.demo.rules import RulesModel
+from mailagent.ports import Workspace
 from tests.settings import settings_text
 
 Blocks = list[dict[str, Any]]
@@ -46,9 +48,15 @@ class Desk:
     model: RulesModel
     host: Host
     transcripts: RedisTranscripts
+    client: redis.Redis
+
+    async def open(self, thread: ThreadId = THREAD) -> Workspace:
+        """The thread's workspace, under a lease."""
+        await self.client.set(f"{redis.PREFIX}:lease:turns:{thread}", "token")
+        return await self.workspaces.open(thread, "token")
 
     async def turn(self, prompt: str, number: int = 1, thread: ThreadId = THREAD) -> Outcome:
-        workspace = await self.workspaces.open(thread)
+        workspace = await self.open(thread)
         await self.workspaces.clear_out(workspace, number)
         async with self.agent.session(workspace, PAYER) as session:
             return await session.ask(Turn(thread, number, session_id(thread), prompt))
@@ -75,15 +83,17 @@ async def desk(
         parts = host.parts(settings, runtime / "etc")
         prompt = (host.share() / "config" / "system-prompt.md").read_text()
         transcripts = RedisTranscripts(client, retention_seconds=1000)
+        checkpoints = RedisCheckpoints(client, retention_seconds=1000)
+        blobs = DiskBlobs(place / "blobs")
+        spaces = DiskWorkspaces(place / "threads", blobs, checkpoints, max_out_bytes=10**7, max_out_files=50)
         agent = ClaudeAgent(
             Settings(settings.model, settings.agent, settings.sandbox, parts, prompt, runtime),
             gateway,
             transcripts,
+            spaces,
         )
-        blobs = DiskBlobs(place / "blobs")
         try:
-            spaces = DiskWorkspaces(place / "threads", blobs, max_out_bytes=10**7, max_out_files=50)
-            yield Desk(agent, spaces, model, parts, transcripts)
+            yield Desk(agent, spaces, model, parts, transcripts, client)
         finally:
             await gateway.stop()
             await client.aclose()
@@ -107,7 +117,7 @@ async def test_the_second_turn_goes_on_when_everything_but_the_store_is_gone(sho
     replay = [bash("echo left > out/answer.md"), text("first"), bash("cat work/earlier/1/answer.md"), text("second")]
     async with desk(short_path, replay) as at:
         assert (await at.turn("question one")).answer == "first"
-        assert [path.name for path in (short_path / "threads" / THREAD).iterdir()] == ["files"]
+        assert [path.name for path in (short_path / "threads" / THREAD).iterdir()] == ["files", "copy.json"]
         assert list(Path(tempfile.gettempdir()).glob("session-*")) == []
         outcome = await at.turn("question two", 2)
         assert outcome.answer == "second"
@@ -180,7 +190,7 @@ async def test_code_in_the_sandbox_has_no_network_and_no_way_to_the_host(short_p
     }
     script = "; ".join(f"( {command} ) >/dev/null 2>&1 && echo HOLE {name}" for name, command in attempts.items())
     async with desk(short_path, [bash(f"{script}; echo looked"), text("ok")]) as at:
-        await at.workspaces.open(ThreadId("other"))
+        await at.open(ThreadId("other"))
         await at.turn("hello")
         assert "looked" in results(at.model.requests[1][1])
         assert "HOLE" not in results(at.model.requests[1][1])
@@ -204,7 +214,7 @@ async def test_links_left_in_the_cli_s_directory_show_nothing_of_the_host(short_
 async def test_what_outlives_its_bubblewrap_is_ended_all_the_same(short_path: Path) -> None:
     """Code inside runs as the same user and can take back the promise to die with the parent; here it is never made."""
     async with desk(short_path, []) as at:
-        workspace = await at.workspaces.open(THREAD)
+        workspace = await at.open()
         host = replace(at.host, cli="/usr/bin/sleep")
         launcher = short_path / "launch"
         inside = bubblewrap.write_launcher(launcher, Policy(host, workspace.path, "", 1 << 20, 1 << 20, 10.0))
@@ -253,7 +263,7 @@ async def test_nothing_in_the_workspace_is_loaded_as_settings(short_path: Path) 
         told = json.dumps({**third, "messages": [b for b in calls if b.get("type") not in ("tool_use", "tool_result")]})
         assert "PLANTED" not in told
         assert "evil" not in [tool["name"] for tool in third["tools"]]
-        workspace = await at.workspaces.open(THREAD)
+        workspace = await at.open()
         assert await at.workspaces.collect(workspace) == ()
 
 
@@ -292,7 +302,7 @@ async def test_a_session_that_fails_while_the_cli_starts_ends_soon_and_leaves_no
     short_path: Path, after: float
 ) -> None:
     async with desk(short_path, []) as at:
-        workspace = await at.workspaces.open(THREAD)
+        workspace = await at.open()
 
         async def fail() -> None:
             async with at.agent.session(workspace, PAYER):
@@ -312,7 +322,7 @@ async def test_too_many_steps_end_in_plain_words(short_path: Path) -> None:
 
 async def test_the_profile_reads_data_in_a_sandbox_without_a_model(short_path: Path) -> None:
     async with desk(short_path, []) as at:
-        workspace = await at.workspaces.open(THREAD)
+        workspace = await at.open()
         await at.workspaces.add(workspace, [("a.csv", b"name;x\nn;1,5\nm;2,5\n"), ("b.pdf", b"%PDF-1.7 nothing")])
         async with at.agent.session(workspace, PAYER) as session:
             profile = await session.profile()
@@ -324,7 +334,7 @@ async def test_the_profile_reads_data_in_a_sandbox_without_a_model(short_path: P
 
 async def test_the_check_at_start_says_what_is_missing(short_path: Path) -> None:
     async with desk(short_path, []) as at:
-        workspace = await at.workspaces.open(THREAD)
+        workspace = await at.open()
         good = Policy(at.host, workspace.path, "", 1 << 20, 1 << 20, 10.0)
         await bubblewrap.check(good)
         with pytest.raises(ConfigError, match="apt-get install bubblewrap"):

@@ -30,6 +30,7 @@ from mailagent.flow.turns import Turns
 from mailagent.flow.worker import Worker
 from mailagent.ports import Clock, Folder, Head
 from tests.fakes.agent import FakeAgent
+from tests.fakes.checkpoints import FakeCheckpoints
 from tests.fakes.jobs import FakeJobs, Shelf
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.mail import FakeInbox, FakeSubmission
@@ -80,7 +81,9 @@ class House:
     def __post_init__(self) -> None:
         self.jobs = FakeJobs(shelf=self.shelf)
         self.blobs = DiskBlobs(self.place / "blobs")
-        self.spaces = DiskWorkspaces(self.place / "threads", self.blobs, max_out_bytes=10**6, max_out_files=20)
+        self.spaces = DiskWorkspaces(
+            self.place / "threads", self.blobs, FakeCheckpoints(), max_out_bytes=10**6, max_out_files=20
+        )
 
     def intake(self, start: str = "all") -> Intake:
         rules, limits, ledger, clock = self.rules, self.limits, self.ledger, self.clock

@@ -1,0 +1,26 @@
+#!lua
+-- Lets a thread go on in another copy of its files, made from this checkpoint: what the transcript says beyond that is cut
+-- off. The copy is named last: half of this, left by a torn log, is done again. Returns 1, or 0 when the lease is
+-- another's.
+local session, thread, token, retention, manifest = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local entries, copy = tonumber(ARGV[6]), ARGV[7]
+local checkpoint = KEYS[1] .. ':checkpoint:' .. thread
+local log, seen = KEYS[1] .. ':log:' .. session, KEYS[1] .. ':seen:' .. session
+
+if redis.call('GET', KEYS[1] .. ':lease:turns:' .. thread) ~= token then
+  return 0
+end
+for _, entry in ipairs(redis.call('LRANGE', log, entries, -1)) do
+  local read, value = pcall(cjson.decode, entry)
+  if read and type(value) == 'table' and type(value.uuid) == 'string' then
+    redis.call('SREM', seen, value.uuid)
+  end
+end
+if entries == 0 then
+  redis.call('DEL', log)
+else
+  redis.call('LTRIM', log, 0, entries - 1)
+end
+redis.call('HSET', checkpoint, 'manifest', manifest, 'entries', entries, 'copy', copy)
+redis.call('EXPIRE', checkpoint, retention)
+return 1

@@ -1,0 +1,214 @@
+"""A directory as blobs and a manifest that names them, and back; the directory was written by hostile code."""
+
+import asyncio
+import logging
+import os
+import stat
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from mailagent.core.values import BlobId
+from mailagent.ports import Blobs
+
+log = logging.getLogger(__name__)
+
+MAX_DEPTH = 40
+MAX_FILE_BYTES = 256 * 1024 * 1024
+"""A larger file is read nowhere: a sparse one costs the code in the sandbox nothing, and us our memory."""
+
+MAX_TOTAL_BYTES = 4 * 1024 * 1024 * 1024
+AT_ONCE = 4
+TICK_NS = 50_000_000
+"""The kernel's clock of files moves in steps of a few milliseconds: what was written just now may be written again
+without a trace, so nothing is known of it for longer than this moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A regular file of a snapshot; times are mtimes in nanoseconds."""
+
+    path: str
+    blob: BlobId
+    mode: int
+    time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A directory of a snapshot."""
+
+    path: str
+    mode: int
+    time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A directory at one moment, ready to be made again on any host."""
+
+    turn: int
+    """The turn that out/ is of."""
+    files: tuple[File, ...]
+    folders: tuple[Folder, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The blob that a file of this host has, as long as its mark (inode, size, mtime, ctime) stays the same."""
+
+    mark: tuple[int, int, int, int]
+    blob: BlobId
+
+
+Marks = Mapping[str, Seen]
+"""By path: what need not be read again."""
+
+_MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
+
+
+async def take(root: Path, turn: int, marks: Marks, blobs: Blobs) -> tuple[BlobId, Marks]:
+    """Store what changed since `marks`, then the manifest of all; returns its name and the marks of now."""
+    files, folders = await asyncio.to_thread(_look, root)
+    settled = time.time_ns() - TICK_NS
+    known = {path: marks[path] for path, info in files.items() if path in marks and marks[path].mark == mark_of(info)}
+    few = asyncio.Semaphore(AT_ONCE)
+
+    async def stored(path: str) -> tuple[str, Seen]:
+        async with few:
+            data = await asyncio.to_thread(read, root, path, files[path].st_size)
+            return path, Seen(mark_of(files[path]), await blobs.put(data))
+
+    known |= await asyncio.gather(*(stored(path) for path in files if path not in known))
+    kept = (
+        File(path, known[path].blob, stat.S_IMODE(info.st_mode) & 0o777, info.st_mtime_ns)
+        for path, info in files.items()
+    )
+    manifest = await blobs.put(_MANIFEST.dump_json(Manifest(turn, tuple(kept), folders)))
+    return manifest, {path: seen for path, seen in known.items() if max(seen.mark[2:]) < settled}
+
+
+async def restore(root: Path, manifest: BlobId, blobs: Blobs) -> tuple[int, Marks]:
+    """Make the directory `root`, which must not be there, as it was; returns its turn and marks."""
+    wanted = await named(manifest, blobs)
+    few = asyncio.Semaphore(AT_ONCE)
+
+    async def made(file: File) -> Seen:
+        async with few:
+            data = await blobs.get(file.blob)
+            return Seen(await asyncio.to_thread(_make_file, root / file.path, data, file), file.blob)
+
+    await asyncio.to_thread(_make_folders, root, wanted.folders)
+    seen = await asyncio.gather(*(made(file) for file in wanted.files))
+    await asyncio.to_thread(_date_folders, root, wanted.folders)
+    return wanted.turn, dict(zip((file.path for file in wanted.files), seen, strict=True))
+
+
+async def named(manifest: BlobId, blobs: Blobs) -> Manifest:
+    """What a manifest says."""
+    return _MANIFEST.validate_json(await blobs.get(manifest))
+
+
+def _look(root: Path) -> tuple[dict[str, os.stat_result], tuple[Folder, ...]]:
+    files, folders, left = {}, [], MAX_TOTAL_BYTES
+    for path, info in walk(root):
+        if stat.S_ISDIR(info.st_mode):
+            folders.append(Folder(path, stat.S_IMODE(info.st_mode) & 0o777, info.st_mtime_ns))
+        elif info.st_size > MAX_FILE_BYTES:
+            log.warning("%s: %s has %d bytes and is not kept in the snapshot", root, path, info.st_size)
+        elif info.st_size > left:
+            log.warning("%s: %s is beyond %d bytes and not kept in the snapshot", root, path, MAX_TOTAL_BYTES)
+        else:
+            files[path] = info
+            left -= info.st_size
+    return files, tuple(folders)
+
+
+def walk(root: Path, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """Directories, and regular files with one name, each with its path relative to `root`. Links, devices and pipes are
+    passed over, and so is what nobody can read: names that are no text, and directories nested out of reason."""
+    waiting = [below]
+    while waiting:
+        directory = waiting.pop()
+        with os.scandir(root / directory) as entries:
+            for entry in sorted(entries, key=_name):
+                if not _is_text(entry.name):
+                    continue
+                info = entry.stat(follow_symlinks=False)
+                path = f"{directory}/{entry.name}" if directory else entry.name
+                if stat.S_ISDIR(info.st_mode) and info.st_mode & 0o500 == 0o500:
+                    if path.count("/") + 1 < MAX_DEPTH:
+                        waiting.append(path)
+                        yield path, info
+                elif stat.S_ISREG(info.st_mode) and info.st_nlink == 1 and info.st_mode & stat.S_IRUSR:
+                    yield path, info
+
+
+def read(root: Path, name: str, size: int) -> bytes:
+    """The file's bytes, opened without following a link on the way, and no more than it was seen to have."""
+    *directories, last = Path(name).parts
+    with ExitStack() as stack:
+        handle = stack.enter_context(opened(root))
+        for part in directories:
+            handle = stack.enter_context(opened(part, handle))
+        with os.fdopen(os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=handle), "rb") as file:
+            return file.read(size)
+
+
+@contextmanager
+def opened(name: str | Path, parent: int | None = None) -> Iterator[int]:
+    """A handle on this directory, which must not be a link."""
+    handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def remove(directory: Path) -> None:
+    """By programs: code in the sandbox can nest directories deeper than Python can follow, and take our rights away."""
+    away = ["rm", "-rf", "--", str(directory)]
+    if subprocess.run(away, check=False, capture_output=True).returncode != 0:
+        subprocess.run(["chmod", "-R", "u+rwx", "--", str(directory)], check=False, capture_output=True)
+        subprocess.run(away, check=True, capture_output=True)
+
+
+def mark_of(info: os.stat_result) -> tuple[int, int, int, int]:
+    """What changes with a file's content; nobody can set the last of them back."""
+    return info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+def _name(entry: "os.DirEntry[str]") -> str:
+    return entry.name
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _make_folders(root: Path, folders: tuple[Folder, ...]) -> None:
+    root.mkdir(mode=0o700, parents=True)
+    for folder in folders:  # a directory comes before what is in it
+        (root / folder.path).mkdir(mode=0o700)
+
+
+def _make_file(path: Path, data: bytes, file: File) -> tuple[int, int, int, int]:
+    path.write_bytes(data)
+    path.chmod(file.mode)
+    os.utime(path, ns=(file.time, file.time))
+    return mark_of(path.stat())
+
+
+def _date_folders(root: Path, folders: tuple[Folder, ...]) -> None:
+    for folder in reversed(folders):
+        (root / folder.path).chmod(folder.mode)
+        os.utime(root / folder.path, ns=(folder.time, folder.time))

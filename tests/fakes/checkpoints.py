@@ -1,0 +1,26 @@
+"""workspaces.Checkpoints in memory, for threads whose transcripts nobody cuts."""
+
+from dataclasses import dataclass, field, replace
+
+from mailagent.adapters.checkpoints import Checkpoint
+from mailagent.core.values import BlobId, ThreadId
+from mailagent.ports import Workspace
+
+
+@dataclass
+class FakeCheckpoints:
+    """Keeps the last checkpoint of each thread."""
+
+    kept: dict[ThreadId, Checkpoint] = field(default_factory=dict)
+
+    async def get(self, thread: ThreadId) -> Checkpoint:
+        """The last one."""
+        return self.kept.get(thread, Checkpoint("", 0, ""))
+
+    async def save(self, workspace: Workspace, manifest: BlobId) -> None:
+        """A new one."""
+        self.kept[workspace.thread] = replace(await self.get(workspace.thread), manifest=manifest)
+
+    async def take_over(self, workspace: Workspace, checkpoint: Checkpoint) -> None:
+        """The thread goes on in this copy."""
+        self.kept[workspace.thread] = checkpoint

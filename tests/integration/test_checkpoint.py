@@ -1,0 +1,119 @@
+"""Checkpoints of a real session: made after each tool, whole in the end, and good on another host."""
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mailagent.adapters import redis
+from mailagent.core.errors import TemporaryError
+from mailagent.core.job import session_id
+from tests.integration.test_session import THREAD, Desk, bash, desk, results, text
+
+CHECKPOINT = f"{redis.PREFIX}:checkpoint:{THREAD}"
+
+
+async def transcript(at: Desk) -> str:
+    """All that is stored of it."""
+    keys = [key async for key in at.client.scan_iter(match=f"{redis.PREFIX}:log:*{session_id(THREAD)}")]
+    return "\n".join([str(entry) for key in keys for entry in await at.client.lrange(key, 0, -1)])
+
+
+async def until(at: Desk, words: str) -> None:
+    """Wait until these words are stored: the CLI tells results a tenth of a second later. (A command says `did-$((1))`
+    for `did-1`, so that only its result has the words.)"""
+    async with asyncio.timeout(20):
+        while words not in await transcript(at):
+            await asyncio.sleep(0.005)
+
+
+async def there(path: Path) -> None:
+    async with asyncio.timeout(20):
+        while not path.exists():
+            await asyncio.sleep(0.005)
+
+
+def work(place: Path) -> Path:
+    return place / "threads" / THREAD / "files" / "work"
+
+
+def lose(place: Path) -> None:
+    """Everything that only this host has."""
+    shutil.rmtree(place / "threads")
+
+
+WAIT = "until test -e work/go; do /usr/bin/sleep 0.01; done"
+
+
+async def test_another_host_goes_on_after_the_last_tool_that_ended(short_path: Path) -> None:
+    replay = [
+        bash("echo one > work/state; echo did-$((1))"),
+        bash(f"echo two > work/state; touch work/begun; {WAIT}; echo did-$((2)); kill -9 $PPID; read"),
+        bash("cat work/state; ls work"),
+        text("done"),
+    ]
+    async with desk(short_path, replay) as at:
+        turn = asyncio.create_task(at.turn("question"))
+        await until(at, "did-1")
+        await there(work(short_path) / "begun")
+        (work(short_path) / "go").touch()
+        with pytest.raises(TemporaryError):
+            await turn
+        lose(short_path)
+        assert (await at.turn("question")).answer == "done"
+        after, last = results(at.model.requests[2][1]), results(at.model.requests[3][1])
+        assert after.count("did-1") == 1
+        assert "did-2" not in after
+        assert "one" in last
+        assert "begun" not in last
+
+
+async def test_after_a_whole_turn_another_host_has_all_of_it(short_path: Path) -> None:
+    replay = [bash("echo 1 > out/answer.md"), text("first"), bash("cat work/earlier/1/answer.md"), text("second")]
+    async with desk(short_path, replay) as at:
+        await at.turn("one")
+        await at.workspaces.snapshot(await at.open())
+        lose(short_path)
+        await at.turn("two", 2)
+        last = at.model.requests[-1][1]
+        assert "first" in json.dumps(last)
+        assert "1" in results(last)
+
+
+async def test_a_store_that_is_away_for_a_while_misses_nothing(short_path: Path) -> None:
+    """A real server that takes no writes: from the first tool's result until the third tool has ended."""
+    replay = [
+        bash("echo did-$((1))"),
+        bash(f"touch work/stop; {WAIT}; echo did-$((2))"),
+        bash("touch work/end; echo did-$((3))"),
+    ]
+    async with desk(short_path, [*replay, text("done"), text("later")]) as at:
+        turn = asyncio.create_task(at.turn("question"))
+        await there(work(short_path) / "stop")
+        await until(at, "did-1")
+        await at.client.config_set("min-replicas-to-write", 1)
+        (work(short_path) / "go").touch()
+        await there(work(short_path) / "end")
+        await at.client.config_set("min-replicas-to-write", 0)
+        assert (await turn).answer == "done"
+        await at.turn("again", 2)
+        told = results(at.model.requests[-1][1])
+        assert [told.count(f"did-{n}") for n in (1, 2, 3)] == [1, 1, 1]
+
+
+async def test_a_transcript_that_cannot_be_stored_fails_the_turn_and_has_no_hole(short_path: Path) -> None:
+    replay = [bash("echo did-$((1))"), bash(f"touch work/stop; {WAIT}; echo did-$((2))"), text("lost"), text("found")]
+    async with desk(short_path, replay) as at:
+        turn = asyncio.create_task(at.turn("question"))
+        await there(work(short_path) / "stop")
+        await until(at, "did-1")
+        await at.client.config_set("min-replicas-to-write", 1)
+        (work(short_path) / "go").touch()
+        with pytest.raises(TemporaryError, match="NOREPLICAS"):
+            await turn
+        await at.client.config_set("min-replicas-to-write", 0)
+        assert "lost" not in await transcript(at)
+        assert (await at.turn("question")).answer == "found"
+        assert "did-1" in results(at.model.requests[-1][1])
