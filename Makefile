@@ -66,10 +66,10 @@ check: setup ## lint, types, import rules, fast tests: before every commit
 	.venv/bin/python -m pytest --quiet --numprocesses 2 tests/unit tests/contracts
 	wait $$types
 
-fault: ## set up and send all hostile mail there is through Dovecot and the daemon
+fault: ## set up, send all hostile mail there is through the daemon, and kill it at every step of a turn
 	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_TESTS)'
 	$(MAKE) environments
-	HOSTILE_MAIL=all .venv/bin/python -m pytest tests/fault
+	HOSTILE_MAIL=all RESUME=all .venv/bin/python -m pytest tests/fault
 
 bench: ## time a turn, intake, its notice of new mail, the queue and the gateway, each beside something plain
 	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_TESTS)'
