@@ -31,7 +31,7 @@ class RedisCheckpoints:
         self._client = client
         self._retention = retention_seconds
         self._prefix = prefix
-        self._scripts = {name: script(client, name) for name in ("checkpoint", "take_over")}
+        self._scripts = {name: script(client, "common", name) for name in ("checkpoint", "take_over")}
 
     async def get(self, thread: ThreadId) -> Checkpoint:
         with store_errors():

@@ -41,7 +41,7 @@ class RedisTranscripts(SessionStore):
         self._client = client
         self._retention = retention_seconds
         self._prefix = prefix
-        self._append = script(client, "append")
+        self._append = script(client, "common", "append")
         self._delete = script(client, "delete")
 
     async def exists(self, directory: str, session: SessionId) -> bool:

@@ -20,6 +20,7 @@ from mailagent.core.policy import WORKSPACE
 from mailagent.core.values import ThreadId
 from mailagent.ports import Workspace
 from tests.contracts.test_workspaces import tree
+from tests.leases import Leases
 
 THREAD = ThreadId("thread")
 KEY = SessionKey(project_key=project_key_for_directory(WORKSPACE), session_id=session_id(THREAD))
@@ -31,12 +32,12 @@ class Host:
 
     name: str
     client: Redis
+    leases: Leases
     spaces: DiskWorkspaces
 
     async def open(self) -> tuple[Workspace, OneTranscript]:
         """Take the lease from whoever holds it, then the workspace."""
-        await self.client.set(f"{PREFIX}:lease:turns:{THREAD}", self.name)
-        workspace = await self.spaces.open(THREAD, self.name)
+        workspace = await self.spaces.open(THREAD, await self.leases.take(THREAD))
         store = RedisTranscripts(self.client, retention_seconds=1000)
         return workspace, store.only(WORKSPACE, session_id(THREAD), workspace)
 
@@ -59,11 +60,12 @@ async def client(redis_url: str) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 def hosts(client: Redis, tmp_path: Path) -> tuple[Host, Host]:
+    leases = Leases(client)
+
     def host(name: str) -> Host:
         blobs, checkpoints = DiskBlobs(tmp_path / "blobs"), RedisCheckpoints(client, retention_seconds=1000)
-        return Host(
-            name, client, DiskWorkspaces(tmp_path / name, blobs, checkpoints, max_out_bytes=1000, max_out_files=9)
-        )
+        spaces = DiskWorkspaces(tmp_path / name, blobs, checkpoints, max_out_bytes=1000, max_out_files=9)
+        return Host(name, client, leases, spaces)
 
     return host("a"), host("b")
 
@@ -154,6 +156,6 @@ async def test_without_the_lease_nothing_is_written(hosts: tuple[Host, Host], cl
     with pytest.raises(LeaseLostError):
         await a.spaces.snapshot(workspace)
     with pytest.raises(LeaseLostError):
-        await a.spaces.open(THREAD, "a")
+        await a.spaces.open(THREAD, workspace.token)
     assert await client.hgetall(f"{PREFIX}:checkpoint:{THREAD}") == before
     assert await said(client) == ["b-1"]

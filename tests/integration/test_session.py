@@ -32,6 +32,7 @@ from mailagent.core.values import JobId, Outcome, ThreadId, Turn
 from mailagent.daemon import limits
 from mailagent.demo.rules import RulesModel
 from mailagent.ports import Workspace
+from tests.leases import Leases
 from tests.settings import settings_text
 
 Blocks = list[dict[str, Any]]
@@ -49,11 +50,11 @@ class Desk:
     host: Host
     transcripts: RedisTranscripts
     client: redis.Redis
+    leases: Leases
 
     async def open(self, thread: ThreadId = THREAD) -> Workspace:
         """The thread's workspace, under a lease."""
-        await self.client.set(f"{redis.PREFIX}:lease:turns:{thread}", "token")
-        return await self.workspaces.open(thread, "token")
+        return await self.workspaces.open(thread, await self.leases.take(thread))
 
     async def turn(self, prompt: str, number: int = 1, thread: ThreadId = THREAD) -> Outcome:
         workspace = await self.open(thread)
@@ -93,7 +94,7 @@ async def desk(
             spaces,
         )
         try:
-            yield Desk(agent, spaces, model, parts, transcripts, client)
+            yield Desk(agent, spaces, model, parts, transcripts, client, Leases(client))
         finally:
             await gateway.stop()
             await client.aclose()

@@ -1,36 +1,31 @@
-#!lua
 -- Appends to the transcripts of one session. An entry whose uuid is there already is skipped; one that brings a manifest
 -- makes a checkpoint of it and its own place. All transcripts of a session expire together, `retention` seconds after
 -- the last append to any of them. After thread and token of the lease ("" and "" for a session that is no thread's) come
 -- four for each entry: path ("" for the main transcript, else "/" and the subpath), uuid or "", the entry, manifest or "".
 -- Returns 1, or 0 when the lease is another's.
 local session, retention, thread, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local checkpoint = KEYS[1] .. ':checkpoint:' .. thread
+local checkpoint = key('checkpoint', thread)
 
-local function key(kind, of)
-  return KEYS[1] .. ':' .. kind .. ':' .. session .. of
-end
-
-if thread ~= '' and redis.call('GET', KEYS[1] .. ':lease:turns:' .. thread) ~= token then
+if thread ~= '' and not held('turns', thread, token) then
   return 0
 end
 for i = 5, #ARGV, 4 do
   local path, uuid, entry, manifest = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  if uuid == '' or redis.call('SISMEMBER', key('seen', path), uuid) == 0 then
-    redis.call('RPUSH', key('log', path), entry)
+  if uuid == '' or redis.call('SISMEMBER', key('seen', session .. path), uuid) == 0 then
+    redis.call('RPUSH', key('log', session .. path), entry)
     if uuid ~= '' then
-      redis.call('SADD', key('seen', path), uuid)
+      redis.call('SADD', key('seen', session .. path), uuid)
     end
     if manifest ~= '' then
-      redis.call('HSET', checkpoint, 'manifest', manifest, 'entries', redis.call('LLEN', key('log', '')))
+      redis.call('HSET', checkpoint, 'manifest', manifest, 'entries', redis.call('LLEN', key('log', session)))
     end
-    redis.call('SADD', key('paths', ''), path)
+    redis.call('SADD', key('paths', session), path)
   end
 end
-for _, other in ipairs(redis.call('SMEMBERS', key('paths', ''))) do
-  redis.call('EXPIRE', key('log', other), retention)
-  redis.call('EXPIRE', key('seen', other), retention)
+for _, other in ipairs(redis.call('SMEMBERS', key('paths', session))) do
+  redis.call('EXPIRE', key('log', session .. other), retention)
+  redis.call('EXPIRE', key('seen', session .. other), retention)
 end
-redis.call('EXPIRE', key('paths', ''), retention)
+redis.call('EXPIRE', key('paths', session), retention)
 redis.call('EXPIRE', checkpoint, retention)
 return 1

@@ -1,11 +1,10 @@
-#!lua
 -- Says that a manifest belongs to the end of a transcript. Returns 1, or 0 when the lease is another's.
 local session, thread, token, retention, manifest = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local checkpoint = KEYS[1] .. ':checkpoint:' .. thread
+local checkpoint = key('checkpoint', thread)
 
-if redis.call('GET', KEYS[1] .. ':lease:turns:' .. thread) ~= token then
+if not held('turns', thread, token) then
   return 0
 end
-redis.call('HSET', checkpoint, 'manifest', manifest, 'entries', redis.call('LLEN', KEYS[1] .. ':log:' .. session))
+redis.call('HSET', checkpoint, 'manifest', manifest, 'entries', redis.call('LLEN', key('log', session)))
 redis.call('EXPIRE', checkpoint, retention)
 return 1

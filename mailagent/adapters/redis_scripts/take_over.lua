@@ -1,13 +1,12 @@
-#!lua
 -- Lets a thread go on in another copy of its files, made from this checkpoint: what the transcript says beyond that is cut
 -- off. The copy is named last: half of this, left by a torn log, is done again. Returns 1, or 0 when the lease is
 -- another's.
 local session, thread, token, retention, manifest = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local entries, copy = tonumber(ARGV[6]), ARGV[7]
-local checkpoint = KEYS[1] .. ':checkpoint:' .. thread
-local log, seen = KEYS[1] .. ':log:' .. session, KEYS[1] .. ':seen:' .. session
+local checkpoint = key('checkpoint', thread)
+local log, seen = key('log', session), key('seen', session)
 
-if redis.call('GET', KEYS[1] .. ':lease:turns:' .. thread) ~= token then
+if not held('turns', thread, token) then
   return 0
 end
 for _, entry in ipairs(redis.call('LRANGE', log, entries, -1)) do
