@@ -18,6 +18,7 @@ from rich.text import Text
 from mailagent import __version__, commands, config, daemon
 from mailagent.adapters import host, probe, systemd, telemetry
 from mailagent.commands import operate
+from mailagent.commands import purge as purging
 from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
 from mailagent.core.inspection import House, Inspection
 from mailagent.core.values import Accept, Ignore, Refuse, Verdict
@@ -25,8 +26,8 @@ from mailagent.demo import desk, play
 
 BAD_CONFIG = 2
 CONFIG = "/etc/mailagent/mailagent.toml"
-NO_SECRETS = {variable: "-" for variable, _ in config.SECRETS.values()}
-"""For commands that need none."""
+NO_SECRETS = {variable: "-" for variable, _ in config.SECRETS.values() if not variable.startswith("AWS_")}
+"""For commands that need none; without those of AWS, the machine's own role is tried."""
 
 
 def main() -> None:
@@ -65,6 +66,8 @@ def parser() -> argparse.ArgumentParser:
                 "--mail", action="store_true", help="log in to the mail servers too, and say what they lack"
             )
     operate.add(lambda name, text, act: _operating(subparsers, name, text, act))
+    text = "forget threads: mails, replies, files, transcripts; says what it removed"
+    purging.add(_operating(subparsers, "purge", text, purging.purge))
     return top
 
 

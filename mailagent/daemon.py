@@ -29,6 +29,7 @@ from mailagent.adapters.memory import Memory
 from mailagent.adapters.parser import ChildParser
 from mailagent.adapters.redis import Redis, RedisJobs
 from mailagent.adapters.redis_server import PrivateRedis
+from mailagent.adapters.retention import RedisRetention
 from mailagent.adapters.s3 import S3Blobs
 from mailagent.adapters.smtp import SmtpSubmission
 from mailagent.adapters.spool import Spool, SpoolInbox
@@ -45,6 +46,7 @@ from mailagent.flow.admission import Admission
 from mailagent.flow.delivery import Delivery
 from mailagent.flow.intake import Intake
 from mailagent.flow.reading import Reading
+from mailagent.flow.retention import Sweep
 from mailagent.flow.turns import Turns
 from mailagent.flow.upkeep import Upkeep, found
 from mailagent.flow.worker import Worker
@@ -80,6 +82,7 @@ class Parts:
     clock: Clock
     turns: Turns
     ledger: RedisLedger
+    sweep: Sweep
     store: PrivateRedis
     """Not started where a server is configured."""
 
@@ -139,7 +142,8 @@ async def build(config: Config) -> AsyncIterator[Parts]:
         await queue.belong_to(await kept.identity())
         workspaces = _workspaces(config, kept, client)
         agent = ClaudeAgent(_settings(config, parts_on_host, runtime), gateway, transcripts, workspaces)
-        yield _parts(config, queue, kept, workspaces, parser, agent, ledger, store)
+        retention = RedisRetention(client, kept)
+        yield _parts(config, queue, kept, workspaces, retention, parser, agent, ledger, store)
 
 
 def _parts(
@@ -147,6 +151,7 @@ def _parts(
     jobs: RedisJobs,
     blobs: Blobs,
     workspaces: DiskWorkspaces,
+    retention: RedisRetention,
     parser: ChildParser,
     agent: ClaudeAgent,
     ledger: RedisLedger,
@@ -168,7 +173,7 @@ def _parts(
         rules=[Rule(**rule.model_dump()) for rule in config.allow],
         keys=token_keys(secret, state) if config.mail.plus_addressing else (),
     )
-    return Parts(config, jobs, blobs, parser, clock, turns, ledger, store)
+    return Parts(config, jobs, blobs, parser, clock, turns, ledger, Sweep(retention, blobs, workspaces, clock), store)
 
 
 def _workspaces(config: Config, blobs: Blobs, client: Redis) -> DiskWorkspaces:
@@ -239,7 +244,8 @@ async def _serve(parts: Parts, intakes: Sequence[Intake], submission: Submission
     log.info("found: %s", await found(parts.jobs))
     open_yet = [asyncio.Event() for _ in intakes]
     watching = [intake.run(opened.set) for intake, opened in zip(intakes, open_yet, strict=True)]
-    loops = (*watching, _ready(open_yet), Upkeep(parts.jobs, JANITOR_SECONDS, _tell).run(), _pet(), _store_ended(parts))
+    upkeep = (Upkeep(parts.jobs, JANITOR_SECONDS, _tell).run(), parts.sweep.run())
+    loops = (*watching, _ready(open_yet), *upkeep, _pet(), _store_ended(parts))
     endless = [asyncio.create_task(loop) for loop in loops]
     working = asyncio.create_task(work(parts, submission, stopping))
     try:

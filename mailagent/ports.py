@@ -1,6 +1,6 @@
 """What the flow asks of the world, as Protocols; adapters/ keeps these promises, tests/fakes.py does so in memory."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -249,6 +249,37 @@ class Workspaces(Protocol):
     async def snapshot(self, workspace: Workspace) -> None:
         """Make the workspace's present state durable, as one checkpoint with the transcript's. The last that a turn
         does with it."""
+
+    async def forget(self, before: float) -> int:
+        """Remove the directories on this host that no checkpoint goes on from, untouched since `before` (Unix seconds);
+        returns how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept of a thread: its mails, how many entries its transcript has, and whether it has work."""
+
+    thread: ThreadId
+    owner: str
+    jobs: tuple[Job, ...]
+    entries: int
+    works: bool
+
+
+class Retention(Protocol):
+    """What is kept, and how it is forgotten. Every method raises TemporaryError when the store is away."""
+
+    def threads(self) -> AsyncIterator[Kept]:
+        """All that there are; it looks at everything."""
+
+    async def forget(self, thread: ThreadId) -> bool:
+        """Forget it, in one step; False when it has work."""
+
+    async def named(self, but: Collection[ThreadId] = ()) -> Collection[BlobId]:
+        """Every blob that a mail or a checkpoint names, of all threads but these; it looks at everything."""
+
+    async def turn_to_sweep(self, seconds: float) -> bool:
+        """Whether nobody was told so for this long."""
 
 
 class Session(Protocol):

@@ -114,6 +114,17 @@ class Spool:
         return len(old)
 
 
+def drop(directory: Path, mailbox: Mailbox, number: int) -> None:
+    """Remove a handled message of this mailbox, if it is in the spool in this directory."""
+    try:
+        ours = (directory / "uidvalidity").read_text() == str(mailbox.uidvalidity)
+    except FileNotFoundError:
+        return
+    if ours:
+        for folder in get_args(Folder):
+            (directory / folder / str(number)).unlink(missing_ok=True)
+
+
 class SpoolInbox:
     """ports.Inbox: the numbers of the spool are the UIDs."""
 

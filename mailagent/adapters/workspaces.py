@@ -121,6 +121,17 @@ class DiskWorkspaces:
         await self._remember(workspace.thread)
         del self._copies[workspace.thread]
 
+    async def forget(self, before: float) -> int:
+        """See ports.Workspaces."""
+        removed = 0
+        for directory in await _in_thread(_untouched, self._directory, before):
+            copy = await _in_thread(_read_copy, directory / "copy.json")
+            checkpoint = await self._checkpoints.get(ThreadId(directory.name))
+            if copy is None or copy.name != checkpoint.copy:
+                await _in_thread(remove, directory)
+                removed += 1
+        return removed
+
     async def _restored(self, workspace: Workspace, checkpoint: Checkpoint) -> Copy:
         """The directory made anew. It is named in the store last, so that half of it is made again."""
         root, copy = Path(workspace.path), Copy(f"{self._boot} {secrets.token_hex(8)}")
@@ -258,6 +269,12 @@ def _read_copy(path: Path) -> Copy | None:
         return _COPY.validate_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
+
+
+def _untouched(directory: Path, before: float) -> list[Path]:
+    """A thread's directory changes with every turn."""
+    found = list(directory.iterdir()) if directory.exists() else []
+    return [each for each in found if each.stat().st_mtime < before]
 
 
 def _write_copy(path: Path, copy: Copy) -> None:
