@@ -228,6 +228,8 @@ class Workspace:
     thread: ThreadId
     path: str
     token: str
+    lost: bool = False
+    """There were files, and they cannot be had any more: the thread starts anew."""
 
 
 class Workspaces(Protocol):

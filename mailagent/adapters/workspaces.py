@@ -81,7 +81,7 @@ class DiskWorkspaces:
         checkpoint = await self._checkpoints.get(thread)
         copy = await _in_thread(_read_copy, self._copy_file(thread))
         if copy is None or copy.name != checkpoint.copy or not copy.name.startswith(self._boot):
-            copy = await self._restored(workspace, checkpoint)
+            return await self._restored(workspace, checkpoint)
         self._copies[thread] = copy
         await _in_thread(_ensure, Path(workspace.path))
         return workspace
@@ -132,7 +132,7 @@ class DiskWorkspaces:
                 removed += 1
         return removed
 
-    async def _restored(self, workspace: Workspace, checkpoint: Checkpoint) -> Copy:
+    async def _restored(self, workspace: Workspace, checkpoint: Checkpoint) -> Workspace:
         """The directory made anew. It is named in the store last, so that half of it is made again."""
         root, copy = Path(workspace.path), Copy(f"{self._boot} {secrets.token_hex(8)}")
         await _in_thread(remove, root)
@@ -143,14 +143,14 @@ class DiskWorkspaces:
         except PermanentError as error:
             log.error("%s: its files are lost, it starts anew: %s", workspace.thread, error)
             await _in_thread(remove, root)
-            checkpoint = Checkpoint("", 0, "")
+            workspace, checkpoint = replace(workspace, lost=True), Checkpoint("", 0, "")
         except OSError as error:
             raise _temporary(error) from error
         self._copies[workspace.thread] = copy
         await _in_thread(_ensure, root)
         await self._remember(workspace.thread)
         await self._checkpoints.take_over(workspace, replace(checkpoint, copy=copy.name))
-        return copy
+        return workspace
 
     async def _remember(self, thread: ThreadId) -> None:
         await _in_thread(_write_copy, self._copy_file(thread), self._copies[thread])

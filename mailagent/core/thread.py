@@ -38,6 +38,11 @@ def continues(inbound: Inbound, thread: Thread | None) -> bool:
     return inbound.sender == thread.owner or inbound.sender in thread.participants
 
 
+def goes_on(inbound: Inbound, domain: str) -> bool:
+    """Whether the mail answers one of ours (compose.reply_id), known or not."""
+    return any(one.startswith("<ma.") and one.endswith(f"@{domain}>") for one in evidence(inbound))
+
+
 def references_for(inbound: Inbound, also: Sequence[str] = ()) -> tuple[str, ...]:
     """The References of the reply (RFC 5322 section 3.6.4): those of the mail, or its only In-Reply-To, then the ids
     of the other mails that it answers (`also`), then the mail's own; the first and the last eight of them, more where

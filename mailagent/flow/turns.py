@@ -15,6 +15,7 @@ from mailagent.core.prompt import prompt
 from mailagent.core.quota import Payer, daily
 from mailagent.core.render import Style, render
 from mailagent.core.screen import Rule, rule_for
+from mailagent.core.thread import goes_on
 from mailagent.core.token import Key, address_with, make
 from mailagent.core.values import Inbound, Outcome, OutFile, Profile, Reply, ThreadId, Turn, Usage
 from mailagent.ports import Agent, Blobs, Claim, Clock, Jobs, Parser, Workspace, Workspaces
@@ -27,6 +28,10 @@ OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 APOLOGY = (
     "I am sorry: I could not answer this. Something on our side failed, also when it was tried again.\n\n"
     "Nothing of yours is lost: your files are still here. Please reply to this mail to try once more."
+)
+FORGOTTEN = (
+    "I do not have the conversation that your mail refers to: "
+    "this answer rests on what the mail itself quotes and carries."
 )
 
 
@@ -101,15 +106,23 @@ class Turns:
         names = await self.workspaces.add(workspace, files)
         rule = rule_for(mails[0], self.rules) or Rule()
         payer = Payer(job.id, job.thread, job.sender, daily(rule))
+        opening = self._opening(workspace, mails, number)
         async with self.agent.session(workspace, payer, rule.skills) as session:
             profile = await session.profile() if names or not session.known else None
             job = job.stamped(Stamp("ingested", self.clock.now()))
             if profile and not profile.tables:
-                return job, said(nothing_readable(profile))
+                return job, said(opening + nothing_readable(profile))
             text = prompt(mails, number, names, profile)
             outcome = await session.ask(Turn(job.thread, number, session_id(job.thread), text))
         job = job.stamped(Stamp("first model request", outcome.first_request_at))
-        return job, await self._collected(workspace, outcome)
+        outcome = await self._collected(workspace, outcome)
+        return job, replace(outcome, answer=opening + outcome.answer)
+
+    def _opening(self, workspace: Workspace, mails: Sequence[Inbound], number: int) -> str:
+        """One line for who goes on from a conversation that we do not have: it was forgotten, lost, or is another's."""
+        domain = self.sender.rpartition("@")[2]
+        unknown = number == 1 and any(goes_on(mail, domain) for mail in mails)
+        return f"{FORGOTTEN}\n\n" if workspace.lost or unknown else ""
 
     async def _collected(self, workspace: Workspace, outcome: Outcome) -> Outcome:
         files = await self.workspaces.collect(workspace)

@@ -204,7 +204,9 @@ async def test_a_thread_whose_files_are_lost_starts_anew(spaces: DiskWorkspaces,
     await spaces.add(workspace, [("a.csv", b"a;b")])
     await spaces.snapshot(workspace)
     shutil.rmtree(tmp_path)
+    assert not workspace.lost
     workspace = await spaces.open(THREAD, "token")
+    assert workspace.lost
     assert sorted(os.listdir(workspace.path)) == ["in", "out", "work"]
     assert os.listdir(f"{workspace.path}/in") == []
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -81,8 +82,9 @@ class House:
     def __post_init__(self) -> None:
         self.jobs = FakeJobs(shelf=self.shelf)
         self.blobs = DiskBlobs(self.place / "blobs")
+        self.checkpoints = FakeCheckpoints()
         self.spaces = DiskWorkspaces(
-            self.place / "threads", self.blobs, FakeCheckpoints(), max_out_bytes=10**6, max_out_files=20
+            self.place / "threads", self.blobs, self.checkpoints, max_out_bytes=10**6, max_out_files=20
         )
 
     def intake(self, start: str = "all") -> Intake:
@@ -536,6 +538,33 @@ async def test_a_mail_that_cannot_be_filed_is_answered_all_the_same(house: House
     await house.deliver(mail())
     await house.settle()
     assert len(house.replies()) == 1
+
+
+async def test_a_reply_in_a_thread_that_was_forgotten_starts_anew_and_says_so(house: House) -> None:
+    first = mail()
+    await house.deliver(first)
+    await house.settle()
+    ours = house.replies()[0]["Message-ID"]
+    await house.deliver(mail("And now?", reply_to=ours))
+    await house.settle()
+    assert "do not have the conversation" not in "".join(house.texts())
+    house.shelf.ids.clear()
+    house.shelf.threads.clear()
+    await house.deliver(mail("And then?", reply_to=ours))
+    await house.settle()
+    assert ["do not have the conversation" in text for text in house.texts()] == [False, False, True]
+    assert "The answer is 42." in house.texts()[2]
+
+
+async def test_a_thread_whose_files_are_lost_says_so(house: House) -> None:
+    await house.deliver(mail())
+    await house.settle()
+    shutil.rmtree(house.place / "threads")
+    manifest = next(iter(house.checkpoints.kept.values())).manifest
+    (house.place / "blobs" / manifest[:2] / manifest).unlink()
+    await house.deliver(mail("And now?", reply_to=house.replies()[0]["Message-ID"]))
+    await house.settle()
+    assert "do not have the conversation" in house.texts()[1]
 
 
 async def test_a_question_that_no_model_answered_comes_back_with_the_next_mail(house: House) -> None:
