@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.integration.dovecot", "tests.redis_fixture"]
+pytest_plugins = ["tests.integration.dovecot", "tests.redis_fixture", "tests.s3_fixture"]
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ MAX_FILE_BYTES = 256 * 1024 * 1024
 """A larger file is read nowhere: a sparse one costs the code in the sandbox nothing, and us our memory."""
 
 MAX_TOTAL_BYTES = 4 * 1024 * 1024 * 1024
-AT_ONCE = 4
+AT_ONCE = 8
 TICK_NS = 50_000_000
 """The kernel's clock of files moves in steps of a few milliseconds: what was written just now may be written again
 without a trace, so nothing is known of it for longer than this moment."""

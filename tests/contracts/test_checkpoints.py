@@ -12,13 +12,14 @@ from redis.asyncio import Redis
 from mailagent.adapters.blobs import DiskBlobs
 from mailagent.adapters.checkpoints import RedisCheckpoints
 from mailagent.adapters.redis import PREFIX, connect
+from mailagent.adapters.s3 import S3Blobs
 from mailagent.adapters.transcripts import OneTranscript, RedisTranscripts
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.core.errors import LeaseLostError
 from mailagent.core.job import session_id
 from mailagent.core.policy import WORKSPACE
 from mailagent.core.values import ThreadId
-from mailagent.ports import Workspace
+from mailagent.ports import Blobs, Workspace
 from tests.contracts.test_workspaces import tree
 from tests.leases import Leases
 
@@ -58,12 +59,14 @@ async def client(redis_url: str) -> AsyncIterator[Redis]:
         yield client
 
 
-@pytest.fixture
-def hosts(client: Redis, tmp_path: Path) -> tuple[Host, Host]:
+@pytest.fixture(params=["disk", "s3"])
+def hosts(request: pytest.FixtureRequest, client: Redis, tmp_path: Path) -> tuple[Host, Host]:
     leases = Leases(client)
+    bucket = request.getfixturevalue("bucket") if request.param == "s3" else ""
 
     def host(name: str) -> Host:
-        blobs, checkpoints = DiskBlobs(tmp_path / "blobs"), RedisCheckpoints(client, retention_seconds=1000)
+        blobs: Blobs = S3Blobs(bucket) if bucket else DiskBlobs(tmp_path / "blobs")
+        checkpoints = RedisCheckpoints(client, retention_seconds=1000)
         spaces = DiskWorkspaces(tmp_path / name, blobs, checkpoints, max_out_bytes=1000, max_out_files=9)
         return Host(name, client, leases, spaces)
 
