@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mailagent.adapters import redis
+from mailagent.adapters import redis, snapshots
 from mailagent.core.errors import TemporaryError
 from mailagent.core.job import session_id
+from mailagent.core.values import BlobId
 from tests.integration.test_session import THREAD, Desk, bash, desk, results, text
 
 CHECKPOINT = f"{redis.PREFIX}:checkpoint:{THREAD}"
@@ -117,3 +118,15 @@ async def test_a_transcript_that_cannot_be_stored_fails_the_turn_and_has_no_hole
         assert "lost" not in await transcript(at)
         assert (await at.turn("question")).answer == "found"
         assert "did-1" in results(at.model.requests[-1][1])
+
+
+async def test_a_tool_that_failed_is_kept_too(short_path: Path) -> None:
+    write = [{"type": "tool_use", "name": "Write", "input": {"file_path": "/srv/work/b", "content": "written"}}]
+    async with desk(short_path, [bash("echo failed > work/a; exit 3"), write, text("done")]) as at:
+        await at.turn("question")
+        manifest = BlobId(str(await at.client.hget(CHECKPOINT, "manifest")))
+        kept = await snapshots.named(manifest, at.workspaces._blobs)
+        assert [file.path for file in kept.files] == ["work/a", "work/b"]
+        place = int(await at.client.hget(CHECKPOINT, "entries") or 0)
+        (log,) = [key async for key in at.client.scan_iter(match=f"{redis.PREFIX}:log:*")]
+        assert '"tool_result"' in (await at.client.lrange(log, 0, -1))[place - 1]
