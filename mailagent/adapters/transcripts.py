@@ -63,7 +63,9 @@ class RedisTranscripts(SessionStore):
 
     async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
         if entries:
-            await self._write(_session(key), [_Line(_path(key), e.get("uuid") or "", json.dumps(e)) for e in entries])
+            await self._write(
+                _session(key), [_Line(_path(key), str(e.get("uuid") or ""), json.dumps(e)) for e in entries]
+            )
 
     async def _write(self, session: str, lines: "Sequence[_Line]", thread: str = "", token: str = "") -> None:
         values = [text for line in lines for text in (line.path, line.uuid, line.entry, line.manifest)]
@@ -154,7 +156,7 @@ class OneTranscript(RedisTranscripts):
 
     def _line(self, path: str, entry: SessionStoreEntry) -> _Line:
         """Without a uuid of its own it gets one, since it may be written twice when an answer of Redis is lost."""
-        uuid = entry.get("uuid") or f"{self._workspace.token} {next(self._numbers)}"
+        uuid = str(entry.get("uuid") or f"{self._workspace.token} {next(self._numbers)}")
         told = [self._manifests.pop(each) for each in _results(entry) if each in self._manifests]
         return _Line(path, uuid, json.dumps(entry), told[-1] if told else "")
 

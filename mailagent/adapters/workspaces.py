@@ -79,7 +79,7 @@ class DiskWorkspaces:
         under this boot."""
         workspace = Workspace(thread, str(self._directory / thread / "files"), token)
         checkpoint = await self._checkpoints.get(thread)
-        copy = await _in_thread(_read_copy, self._copy_file(thread))
+        copy = await _in_thread(_read_copy, self._copy_file(thread)) if await _in_thread(_is_there, workspace) else None
         if copy is None or copy.name != checkpoint.copy or not copy.name.startswith(self._boot):
             return await self._restored(workspace, checkpoint)
         self._copies[thread] = copy
@@ -262,6 +262,10 @@ def _made(name: str, parent: int) -> Iterator[int]:
         os.mkdir(name, 0o700, dir_fd=parent)
     with opened(name, parent) as handle:
         yield handle
+
+
+def _is_there(workspace: Workspace) -> bool:
+    return Path(workspace.path).is_dir()
 
 
 def _read_copy(path: Path) -> Copy | None:
