@@ -71,10 +71,12 @@ fault: ## set up, send all hostile mail there is through the daemon, and kill it
 	$(MAKE) environments
 	HOSTILE_MAIL=all RESUME=all .venv/bin/python -m pytest tests/fault
 
-bench: ## time a turn, intake, its notice of new mail, the queue and the gateway, each beside something plain
+bench: ## time turns, sessions, checkpoints, intake, its notice, the queue and the gateway, each beside something plain
 	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_TESTS)'
 	$(MAKE) environments
 	.venv/bin/python -m tests.bench.turn
+	.venv/bin/python -m tests.bench.session
+	.venv/bin/python -m tests.bench.snapshot
 	.venv/bin/python -m tests.bench.intake
 	.venv/bin/python -m tests.bench.idle
 	.venv/bin/python -m tests.bench.engine

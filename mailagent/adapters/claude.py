@@ -106,15 +106,19 @@ class ClaudeAgent:
                 await _close(client, connecting)
 
     def _hooks(self, workspace: Workspace, store: OneTranscript) -> dict[HookEvent, list[HookMatcher]]:
-        """After each tool that may have written files, and before the agent goes on, these are kept."""
-        alone = asyncio.Lock()
+        """After each tool that may have written files, before the agent goes on, they are looked at. What changed is
+        stored while the model thinks, unless it is too much to hold until then."""
 
         async def keep(_event: HookInput, tool_use: str | None, _context: HookContext) -> HookJSONOutput:
             try:
-                async with alone:
-                    store.belongs(tool_use or "", await self._workspaces.keep(workspace))
+                look = await self._workspaces.look(workspace)
             except TemporaryError as error:
                 log.warning("%s: no checkpoint after a tool: %s", workspace.thread, error)
+                return {}
+            keeping = asyncio.create_task(self._workspaces.keep(workspace, look))
+            store.belongs(tool_use or "", keeping)
+            if look.late:
+                await asyncio.wait({keeping})
             return {}
 
         writing = HookMatcher(matcher="|".join(WRITING), hooks=[keep])

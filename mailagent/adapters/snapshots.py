@@ -24,6 +24,9 @@ MAX_FILE_BYTES = 256 * 1024 * 1024
 
 MAX_TOTAL_BYTES = 4 * 1024 * 1024 * 1024
 AT_ONCE = 8
+HELD_BYTES = 32 * 1024 * 1024
+"""So much of one moment is kept in memory, to be stored while the agent goes on."""
+
 TICK_NS = 50_000_000
 """The kernel's clock of files moves in steps of a few milliseconds: what was written just now may be written again
 without a trace, so nothing is known of it for longer than this moment."""
@@ -69,28 +72,59 @@ class Seen:
 Marks = Mapping[str, Seen]
 """By path: what need not be read again."""
 
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A directory at one moment, not yet stored: what is `known` need not be, what is `held` may be stored while the
+    directory changes again, what is `late` is too much to hold. Marks before `settled` (nanoseconds) will do."""
+
+    root: Path
+    turn: int
+    files: Mapping[str, os.stat_result]
+    folders: tuple[Folder, ...]
+    known: dict[str, Seen]
+    held: Mapping[str, bytes]
+    late: tuple[str, ...]
+    settled: int
+
+
 _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
 
-async def take(root: Path, turn: int, marks: Marks, blobs: Blobs) -> tuple[BlobId, Marks]:
-    """Store what changed since `marks`, then the manifest of all; returns its name and the marks of now."""
-    files, folders = await asyncio.to_thread(_look, root)
+def look(root: Path, turn: int, marks: Marks) -> Look:
+    """The directory as it is now."""
+    files, folders = _look(root)
     settled = time.time_ns() - TICK_NS
     known = {path: marks[path] for path, info in files.items() if path in marks and marks[path].mark == mark_of(info)}
+    held, late, left = {}, [], HELD_BYTES
+    for path in files:
+        if path not in known and files[path].st_size <= left:
+            held[path] = read(root, path, files[path].st_size)
+            left -= len(held[path])
+        elif path not in known:
+            late.append(path)
+    return Look(root, turn, files, folders, known, held, tuple(late), settled)
+
+
+async def keep(seen: Look, blobs: Blobs) -> tuple[BlobId, Marks]:
+    """Store what changed, then the manifest of all; returns its name and the marks of that moment."""
     few = asyncio.Semaphore(AT_ONCE)
 
     async def stored(path: str) -> tuple[str, Seen]:
+        info = seen.files[path]
         async with few:
-            data = await asyncio.to_thread(read, root, path, files[path].st_size)
-            return path, Seen(mark_of(files[path]), await blobs.put(data))
+            data = seen.held.get(path)
+            if data is None:
+                data = await asyncio.to_thread(read, seen.root, path, info.st_size)
+            return path, Seen(mark_of(info), await blobs.put(data))
 
-    known |= await asyncio.gather(*(stored(path) for path in files if path not in known))
+    known = seen.known | dict(await asyncio.gather(*map(stored, (*seen.held, *seen.late))))
     kept = (
         File(path, known[path].blob, stat.S_IMODE(info.st_mode) & 0o777, info.st_mtime_ns)
-        for path, info in files.items()
+        for path, info in seen.files.items()
     )
-    manifest = await blobs.put(_MANIFEST.dump_json(Manifest(turn, tuple(kept), folders)))
-    return manifest, {path: seen for path, seen in known.items() if max(seen.mark[2:]) < settled}
+    manifest = await blobs.put(_MANIFEST.dump_json(Manifest(seen.turn, tuple(kept), seen.folders)))
+    return manifest, {path: each for path, each in known.items() if max(each.mark[2:]) < seen.settled}
 
 
 async def restore(root: Path, manifest: BlobId, blobs: Blobs) -> tuple[int, Marks]:

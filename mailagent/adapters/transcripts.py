@@ -21,10 +21,12 @@ from mailagent.core.errors import LeaseLostError, TemporaryError
 from mailagent.core.values import BlobId, SessionId
 from mailagent.ports import Workspace
 
+Keeping = asyncio.Task[BlobId]
+
 log = logging.getLogger(__name__)
 
 MAX_TURN_BYTES = 64 * 1024 * 1024
-MAX_MANIFESTS = 1000
+MAX_KEPT = 1000
 """Tool uses of one turn whose results may still come: code in the sandbox can claim any number."""
 
 
@@ -94,11 +96,12 @@ class RedisTranscripts(SessionStore):
 
 @dataclass(slots=True)
 class _Line:
-    """One entry on its way to the store; with a manifest it is a checkpoint too."""
+    """One entry on its way to the store; with a manifest, once that is stored, it is a checkpoint too."""
 
     path: str
     uuid: str
     entry: str
+    keeping: Keeping | None = None
     manifest: str = ""
 
 
@@ -126,13 +129,13 @@ class OneTranscript(RedisTranscripts):
         self._waiting: list[_Line] = []
         self._writing = asyncio.Lock()
         self._numbers = itertools.count(1)
-        self._manifests: dict[str, BlobId] = {}
+        self._kept: dict[str, Keeping] = {}
 
-    def belongs(self, tool_use: str, manifest: BlobId) -> None:
-        """The workspace was as in this manifest when the tool had ended: together with the entry that tells its result
-        that makes a checkpoint."""
-        if len(self._manifests) < MAX_MANIFESTS:
-            self._manifests[tool_use] = manifest
+    def belongs(self, tool_use: str, keeping: Keeping) -> None:
+        """When the tool had ended, the workspace was as in the manifest that is being stored: together with the entry
+        that tells the tool's result it makes a checkpoint."""
+        if len(self._kept) < MAX_KEPT:
+            self._kept[tool_use] = keeping
 
     async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
         self._check(key)
@@ -150,6 +153,8 @@ class OneTranscript(RedisTranscripts):
         """Write what waits. TemporaryError when that cannot be: then the transcript is not whole."""
         async with self._writing:
             lines = list(self._waiting)
+            for line in lines:
+                line.manifest = await _manifest(line.keeping)
             if lines:
                 await self._write("/".join(self._own), lines, self._workspace.thread, self._workspace.token)
                 del self._waiting[: len(lines)]
@@ -157,8 +162,8 @@ class OneTranscript(RedisTranscripts):
     def _line(self, path: str, entry: SessionStoreEntry) -> _Line:
         """Without a uuid of its own it gets one, since it may be written twice when an answer of Redis is lost."""
         uuid = str(entry.get("uuid") or f"{self._workspace.token} {next(self._numbers)}")
-        told = [self._manifests.pop(each) for each in _results(entry) if each in self._manifests]
-        return _Line(path, uuid, json.dumps(entry), told[-1] if told else "")
+        told = [self._kept.pop(each) for each in _results(entry) if each in self._kept]
+        return _Line(path, uuid, json.dumps(entry), told[-1] if told else None)
 
     async def load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
         self._check(key)
@@ -180,6 +185,18 @@ class OneTranscript(RedisTranscripts):
 def transcript_of(directory: str, session: SessionId) -> str:
     """The name of a session's transcript in its keys."""
     return _session(SessionKey(project_key=project_key_for_directory(directory), session_id=session))
+
+
+async def _manifest(keeping: Keeping | None) -> str:
+    """What was stored; "" when it could not be: then the checkpoint stays the one before."""
+    if keeping is None:
+        return ""
+    await asyncio.wait({keeping})
+    try:
+        return keeping.result()
+    except TemporaryError as error:
+        log.warning("no checkpoint after a tool: %s", error)
+        return ""
 
 
 def _results(entry: SessionStoreEntry) -> list[str]:

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from mailagent.adapters import snapshots
 from mailagent.adapters.blobs import write_durably
 from mailagent.adapters.checkpoints import Checkpoint
-from mailagent.adapters.snapshots import Seen, opened, read, remove, walk
+from mailagent.adapters.snapshots import Look, Seen, opened, read, remove, walk
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.values import BlobId, OutFile, ThreadId
 from mailagent.ports import Blobs, Workspace
@@ -105,11 +105,16 @@ class DiskWorkspaces:
         """The regular files of out/; PermanentError when they are more or larger than an answer may be."""
         return await _in_thread(self._collect, workspace.path)
 
-    async def keep(self, workspace: Workspace) -> BlobId:
-        """Make the files of now durable; returns the manifest, which no checkpoint names yet."""
+    async def look(self, workspace: Workspace) -> Look:
+        """The files of now, for `keep`."""
+        copy = self._copies[workspace.thread]
+        return await _in_thread(snapshots.look, Path(workspace.path), copy.turn, copy.marks)
+
+    async def keep(self, workspace: Workspace, look: Look) -> BlobId:
+        """Make those files durable; returns the manifest, which no checkpoint names yet."""
         copy = self._copies[workspace.thread]
         try:
-            manifest, marks = await snapshots.take(Path(workspace.path), copy.turn, copy.marks, self._blobs)
+            manifest, marks = await snapshots.keep(look, self._blobs)
         except OSError as error:
             raise _temporary(error) from error
         copy.marks = dict(marks)
@@ -117,7 +122,8 @@ class DiskWorkspaces:
 
     async def snapshot(self, workspace: Workspace) -> None:
         """The files of now and the transcript of now are the thread's checkpoint."""
-        await self._checkpoints.save(workspace, await self.keep(workspace))
+        manifest = await self.keep(workspace, await self.look(workspace))
+        await self._checkpoints.save(workspace, manifest)
         await self._remember(workspace.thread)
         del self._copies[workspace.thread]
 

@@ -2,8 +2,8 @@
 
     python -m tests.bench.snapshot [ROUNDS]
 
-Prints the share of a turn's time (median of rounds) that its snapshots take, for a model that answers in no time and
-for one that thinks for a second; the goal is at most 2 %."""
+Prints the share of a turn's time (median of rounds) for which the agent waits for its snapshots, with a model that
+answers in no time and with one that thinks for a second; the goal is at most 2 %."""
 
 import asyncio
 import os
@@ -17,8 +17,8 @@ from unittest.mock import patch
 
 from aiohttp import web
 
+from mailagent.adapters.snapshots import Look
 from mailagent.adapters.workspaces import DiskWorkspaces
-from mailagent.core.values import BlobId
 from mailagent.demo.rules import RulesModel
 from mailagent.ports import Workspace
 from tests.integration.test_session import Desk, bash, desk, text
@@ -26,20 +26,20 @@ from tests.unprivileged import go_on
 
 STEPS = 5
 SCRIPT = [*[bash(f"head -c 100000 /dev/urandom > work/changed; echo {n}") for n in range(STEPS)], text("done")]
-plain_keep, plain_messages = DiskWorkspaces.keep, RulesModel._messages
+plain_look, plain_messages = DiskWorkspaces.look, RulesModel._messages
 
 
 async def turn(at: Desk, number: int, think: float) -> tuple[float, list[float]]:
-    """Seconds of one turn, and of each snapshot in it."""
+    """Seconds of one turn, and those for which the agent waited for a snapshot in it."""
     kept: list[float] = []
 
-    async def keep(spaces: DiskWorkspaces, workspace: Workspace) -> BlobId:
+    async def look(spaces: DiskWorkspaces, workspace: Workspace) -> Look:
         started = time.perf_counter()
-        manifest = await plain_keep(spaces, workspace)
+        found = await plain_look(spaces, workspace)
         kept.append(time.perf_counter() - started)
-        return manifest
+        return found
 
-    with patch.object(DiskWorkspaces, "keep", keep), patch(f"{__name__}.think", think):
+    with patch.object(DiskWorkspaces, "look", look), patch(f"{__name__}.think", think):
         started = time.perf_counter()
         await at.turn("question", number)
         return time.perf_counter() - started, kept

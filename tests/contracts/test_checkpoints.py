@@ -1,5 +1,6 @@
 """Two hosts with one Redis and one store of blobs take turns in one thread: files and transcript stay a pair."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,9 @@ async def test_a_tool_s_files_and_its_result_are_saved_together(hosts: tuple[Hos
     work = Path(workspace.path) / "work"
     for number in (1, 2):
         (work / "state").write_text(f"after {number}")
-        transcript.belongs(f"toolu_{number}", await a.spaces.keep(workspace))
+        look = await a.spaces.look(workspace)
+        transcript.belongs(f"toolu_{number}", asyncio.create_task(a.spaces.keep(workspace, look)))
+        (work / "state").write_text("while it is stored")
         await transcript.append(KEY, [entry(f"call {number}")])
         if number == 1:
             await transcript.append(KEY, [entry("result 1", "toolu_1"), entry("after result 1")])
@@ -151,7 +154,6 @@ async def test_without_the_lease_nothing_is_written(hosts: tuple[Host, Host], cl
     a, b = hosts
     workspace, transcript = await a.open()
     await transcript.append(KEY, [entry("a-1")])
-    await a.spaces.keep(workspace)
     await b.turn(1)
     before = await client.hgetall(f"{PREFIX}:checkpoint:{THREAD}")
     with pytest.raises(LeaseLostError):

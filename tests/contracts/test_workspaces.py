@@ -172,7 +172,7 @@ async def test_every_change_is_in_the_next_snapshot(spaces: DiskWorkspaces) -> N
     for number in range(1, 9):
         path.write_text(str(number))
         os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
-        manifest = await spaces.keep(workspace)
+        manifest = await spaces.keep(workspace, await spaces.look(workspace))
         (file,) = (await snapshots.named(manifest, spaces._blobs)).files
         assert await spaces._blobs.get(file.blob) == str(number).encode()
         assert spaces._copies[THREAD].marks == {}, "not every kernel tells a file from one written just after it"
@@ -190,13 +190,13 @@ async def test_only_what_changed_is_read_again(spaces: DiskWorkspaces, monkeypat
 
     monkeypatch.setattr(snapshots, "TICK_NS", -(10**9))
     monkeypatch.setattr(snapshots, "read", reading)
-    await spaces.keep(workspace)
+    await spaces.keep(workspace, await spaces.look(workspace))
     assert read == ["work/0", "work/1", "work/2"]
     (Path(workspace.path) / "work/1").write_text("new")
     await spaces.snapshot(workspace)
     assert read[3:] == ["work/1"]
     workspace = await spaces.open(THREAD, "token")
-    await spaces.keep(workspace)
+    await spaces.keep(workspace, await spaces.look(workspace))
     assert len(read) == 4, "what was read is known after a restart"
 
 
