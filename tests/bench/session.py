@@ -18,7 +18,7 @@ from pathlib import Path
 from mailagent.core.job import session_id
 from mailagent.core.values import ThreadId, Turn
 from tests.bench.turn import DATA, SCRIPT, bare
-from tests.integration.test_session import Desk, desk
+from tests.integration.test_session import PAYER, Desk, desk
 from tests.unprivileged import go_on
 
 GOALS = {"first turn": 1.15, "resumed": 1.6, "resumed on a new host": 1.8}
@@ -31,7 +31,7 @@ async def turn(at: Desk, thread: ThreadId, number: int) -> float:
     workspace = await at.workspaces.open(thread, token)
     await at.workspaces.clear_out(workspace, number)
     await at.workspaces.add(workspace, [("orders.csv", DATA)])
-    async with at.agent.session(workspace) as session:
+    async with at.agent.session(workspace, PAYER) as session:
         await session.ask(Turn(thread, number, session_id(thread), "What is the revenue?"))
     files = await at.workspaces.collect(workspace)
     await at.workspaces.snapshot(workspace)

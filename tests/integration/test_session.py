@@ -118,7 +118,7 @@ async def test_the_second_turn_goes_on_when_everything_but_the_store_is_gone(sho
     replay = [bash("echo left > out/answer.md"), text("first"), bash("cat work/earlier/1/answer.md"), text("second")]
     async with desk(short_path, replay) as at:
         assert (await at.turn("question one")).answer == "first"
-        assert [path.name for path in (short_path / "threads" / THREAD).iterdir()] == ["files", "copy.json"]
+        assert {path.name for path in (short_path / "threads" / THREAD).iterdir()} == {"files", "copy.json"}
         assert list(Path(tempfile.gettempdir()).glob("session-*")) == []
         outcome = await at.turn("question two", 2)
         assert outcome.answer == "second"
