@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from redis.asyncio import Redis
-
-from mailagent.adapters.redis import PREFIX, script, store_errors
+from mailagent.adapters.redis import PREFIX, Redis, script, store_errors
 from mailagent.adapters.transcripts import transcript_of
 from mailagent.core.errors import LeaseLostError
 from mailagent.core.job import session_id

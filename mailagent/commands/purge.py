@@ -3,21 +3,20 @@
 import argparse
 import re
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
 from mailagent import daemon
-from mailagent.adapters import redis, snapshots
+from mailagent.adapters import snapshots
 from mailagent.adapters.retention import RedisRetention
 from mailagent.adapters.spool import drop
+from mailagent.commands.store import client_of
 from mailagent.config import Config
-from mailagent.core.errors import TemporaryError
 from mailagent.flow.retention import unnamed
-from mailagent.ports import Blobs, Kept
+from mailagent.ports import Kept
 
 HOUR = 3600.0
 _UNITS = {"h": HOUR, "d": 24 * HOUR, "w": 168 * HOUR}
@@ -78,7 +77,10 @@ async def purged(config: Config, wanted: Wanted, *, dry_run: bool) -> Purged:
     daemon's own sweep takes those."""
     found = Purged()
     before = time.time() - max(HOUR, 2 * config.agent.turn_seconds)
-    async with _store(config) as (retention, blobs):
+    async with client_of(config) as client:
+        blobs = daemon.blobs(config)
+        await daemon.jobs(config, client).belong_to(await blobs.identity())
+        retention = RedisRetention(client, blobs)
         for kept in [kept async for kept in retention.threads() if wanted(kept)]:
             gone = not kept.works and (dry_run or await retention.forget(kept.thread))
             (found.threads if gone else found.busy).append(kept)
@@ -110,18 +112,3 @@ def _age(text: str) -> float:
     if not match:
         raise argparse.ArgumentTypeError("an age is a number with h, d or w behind it: 12h, 30d, 8w")
     return int(match[1]) * _UNITS[match[2]]
-
-
-@asynccontextmanager
-async def _store(config: Config) -> AsyncIterator[tuple[RedisRetention, Blobs]]:
-    """That of a running daemon."""
-    try:
-        client, _ = await redis.connect(config.redis.url or daemon.private_redis(config).url)
-    except TemporaryError as error:
-        if config.redis.url:
-            raise
-        raise TemporaryError(f"no daemon runs on {config.storage.state_dir}: its Redis does not answer") from error
-    async with client:
-        blobs = daemon.blobs(config)
-        await daemon.jobs(config, client).belong_to(await blobs.identity())
-        yield RedisRetention(client, blobs), blobs

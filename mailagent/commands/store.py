@@ -17,6 +17,13 @@ MOST = 100_000
 @asynccontextmanager
 async def jobs_of(config: Config) -> AsyncIterator[Jobs]:
     """The job queue. TemporaryError when no daemon keeps it and no Redis of your own does."""
+    async with client_of(config) as client:
+        yield daemon.jobs(config, client)
+
+
+@asynccontextmanager
+async def client_of(config: Config) -> AsyncIterator[redis.Redis]:
+    """The Redis that a daemon keeps, or your own. TemporaryError when neither does."""
     try:
         client, _ = await redis.connect(config.redis.url or daemon.private_redis(config).url)
     except TemporaryError as error:
@@ -24,7 +31,7 @@ async def jobs_of(config: Config) -> AsyncIterator[Jobs]:
             raise
         raise TemporaryError(f"no daemon runs on {config.storage.state_dir}: its Redis does not answer") from error
     async with client:
-        yield daemon.jobs(config, client)
+        yield client
 
 
 async def find(jobs: Jobs, key: str) -> Listed:

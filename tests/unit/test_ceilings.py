@@ -20,7 +20,7 @@ VENDORS = {
     "claude_agent_sdk": r"adapters/(claude|transcripts)\.py",
     "redis": r"adapters/(redis\w*|transcripts)\.py",
     "imapclient": r"adapters/(imap|sent)\.py",
-    "obstore": r"adapters/blobs\.py",
+    "obstore": r"adapters/s3\.py",
 }
 """Vendor -> the modules that may know it."""
 
