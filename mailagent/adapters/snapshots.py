@@ -7,7 +7,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -206,6 +206,10 @@ def opened(name: str | Path, parent: int | None = None) -> Iterator[int]:
 
 def remove(directory: Path) -> None:
     """By programs: code in the sandbox can nest directories deeper than Python can follow, and take our rights away."""
+    with suppress(OSError):
+        directory.rmdir()  # most are empty, and a program takes its time
+    if not os.path.lexists(directory):
+        return
     away = ["rm", "-rf", "--", str(directory)]
     if subprocess.run(away, check=False, capture_output=True).returncode != 0:
         subprocess.run(["chmod", "-R", "u+rwx", "--", str(directory)], check=False, capture_output=True)
