@@ -25,6 +25,7 @@ from claude_agent_sdk import (
 from mailagent import config
 from mailagent.adapters import bubblewrap
 from mailagent.adapters.gateway import Gateway, Meter
+from mailagent.adapters.host import limits
 from mailagent.adapters.transcripts import RedisTranscripts
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.job import session_id
@@ -78,7 +79,7 @@ class ClaudeAgent:
         socket = self._settings.runtime_dir / f"{secrets.token_hex(6)}.sock"
         async with _removed(place), self._gateway.listen(socket, payer) as meter:
             policy = self._policy(Path(workspace.path), socket)
-            inside = bubblewrap.write_launcher(place / "launch", policy)
+            inside = bubblewrap.launch(place, policy)
             options = self._options(session, store, place, known=known, skills=skills or SKILLS)
             client = ClaudeSDKClient(options)
             connecting = asyncio.create_task(client.connect())
@@ -94,15 +95,7 @@ class ClaudeAgent:
                 await _close(client, connecting)
 
     def _policy(self, root: Path, socket: Path) -> Policy:
-        sandbox = self._settings.sandbox
-        return Policy(
-            host=self._settings.host,
-            workspace=str(root),
-            model_socket=str(socket),
-            tmp_bytes=sandbox.tmp_mb << 20,
-            home_bytes=sandbox.home_mb << 20,
-            command_seconds=sandbox.command_seconds,
-        )
+        return Policy(self._settings.host, str(root), str(socket), limits(self._settings.sandbox))
 
     def _options(
         self, session: SessionId, store: SessionStore, place: Path, *, known: bool, skills: Sequence[str]
@@ -172,9 +165,11 @@ class ClaudeSession:
             await self._connecting
             self._inside.seize()
             await self._client.query(turn.prompt)
-            return await self._outcome()
-        except ClaudeSDKError as error:
-            raise TemporaryError(f"the agent's process failed: {error}") from error
+            outcome = await self._outcome()
+            await self._inside.look()
+            return outcome
+        except (ClaudeSDKError, TemporaryError) as error:
+            raise self._inside.failure or TemporaryError(f"the agent's process failed: {error}") from error
 
     async def _outcome(self) -> Outcome:
         said, checkpointed = "", True
@@ -238,13 +233,11 @@ def _read_capped(path: Path, limit: int) -> str:
 
 @asynccontextmanager
 async def _removed(place: Path) -> AsyncIterator[None]:
-    """Remove the directory afterwards: by a program, since code in the sandbox can nest directories deeper than Python
-    can follow."""
+    """Remove the directory afterwards."""
     try:
         yield
     finally:
-        remover = await asyncio.create_subprocess_exec("rm", "-rf", "--", str(place), stderr=asyncio.subprocess.DEVNULL)
-        await remover.wait()
+        await bubblewrap.remove(place)
 
 
 async def _close(client: ClaudeSDKClient, connecting: "asyncio.Task[None]") -> None:

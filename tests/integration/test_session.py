@@ -22,7 +22,7 @@ from mailagent.adapters.ledger import RedisLedger
 from mailagent.adapters.redis_server import PrivateRedis
 from mailagent.adapters.transcripts import RedisTranscripts
 from mailagent.adapters.workspaces import DiskWorkspaces
-from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
+from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.job import session_id
 from mailagent.core.policy import Host, Policy
 from mailagent.core.quota import Payer, daily
@@ -35,6 +35,7 @@ from tests.settings import settings_text
 Blocks = list[dict[str, Any]]
 THREAD = ThreadId("thread")
 PAYER = Payer(JobId("job"), THREAD, "anna@example.org", daily(Rule()))
+LIMITS = host.limits(config.Sandbox())
 
 
 @dataclass
@@ -205,16 +206,19 @@ async def test_what_outlives_its_bubblewrap_is_ended_all_the_same(short_path: Pa
     """Code inside runs as the same user and can take back the promise to die with the parent; here it is never made."""
     async with desk(short_path, []) as at:
         workspace = await at.workspaces.open(THREAD)
-        host = replace(at.host, cli="/usr/bin/sleep")
-        launcher = short_path / "launch"
-        inside = bubblewrap.write_launcher(launcher, Policy(host, workspace.path, "", 1 << 20, 1 << 20, 10.0))
+        host = replace(at.host, cli=str(short_path / "cli.sh"))
+        inside = bubblewrap.launch(short_path, Policy(host, workspace.path, "", LIMITS))
+        launcher = inside.launcher
         launcher.write_text(launcher.read_text().replace("--die-with-parent", ""))
+        marker = Path(workspace.path, "work", "started")
+        (short_path / "cli.sh").write_text("#!/bin/sh\n>work/started; sleep 1000\n")
+        (short_path / "cli.sh").chmod(0o755)
         (short_path / "cli").mkdir()
         outer = await asyncio.create_subprocess_exec(
             launcher, "1000", env={"CLAUDE_CONFIG_DIR": str(short_path / "cli"), "PATH": "/usr/bin"}
         )
         async with asyncio.timeout(10):
-            while len(_processes_of(short_path)) < 2:
+            while not marker.exists():
                 await asyncio.sleep(0.01)
         inside.seize()
         outer.kill()
@@ -320,17 +324,6 @@ async def test_the_profile_reads_data_in_a_sandbox_without_a_model(short_path: P
         assert [name for name, _ in profile.unreadable] == ["b.pdf"]
         assert "work/tables/a.parquet" in profile.text
         assert at.model.requests == []
-
-
-async def test_the_check_at_start_says_what_is_missing(short_path: Path) -> None:
-    async with desk(short_path, []) as at:
-        workspace = await at.workspaces.open(THREAD)
-        good = Policy(at.host, workspace.path, "", 1 << 20, 1 << 20, 10.0)
-        await bubblewrap.check(good)
-        with pytest.raises(ConfigError, match="apt-get install bubblewrap"):
-            await bubblewrap.check(replace(good, host=replace(at.host, bwrap="/nowhere/bwrap")))
-        with pytest.raises(ConfigError, match="cannot be had"):
-            await bubblewrap.check(replace(good, host=replace(at.host, analysis="/nowhere")))
 
 
 def _processes_of(place: Path) -> list[str]:

@@ -1,0 +1,176 @@
+"""What a sandbox uses, looked at from outside every quarter of a second: the disk, which no limit of the kernel bounds
+for a service without privileges, and memory where there is no control group."""
+
+import errno
+import os
+import signal
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+
+from mailagent.core.errors import PermanentError, TemporaryError
+from mailagent.core.policy import HOME, SHM, TMP, Policy
+
+TICK = 0.25
+RESERVE = 256 << 20
+"""What must be left on the file system for everybody else."""
+
+PROC = Path("/proc")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+FIRST = (1, 2)
+"""Inside, bubblewrap is process 1 and the agent process 2; what comes after are the agent's commands."""
+
+TOO_MUCH_DISK = (
+    "The analysis wrote more files than one conversation may have, so they were removed. Please ask for less at once."
+)
+TOO_MUCH_MEMORY = "The analysis needed more memory than one answer may have. Please ask for less at once."
+
+
+class Watch:
+    """A watch over the processes of one pid namespace and the directory trees that they may write."""
+
+    def __init__(
+        self, namespace: int, init: int, policy: Policy, others: Callable[[], Sequence[str]], *, memory: bool
+    ) -> None:
+        """`namespace` is a handle on the pid namespace, held open: its number is not given to another meanwhile.
+        `others` are the directories that are written beside the workspace."""
+        self._namespace = os.fstat(namespace).st_ino
+        self._init = init
+        self._limits = policy.limits
+        self._workspace = policy.workspace
+        self._given = f"{policy.workspace}/in"
+        self._others = others
+        self._memory = memory
+
+    def look(self) -> PermanentError | TemporaryError | None:
+        """Why the sandbox must end, None when it need not. Commands that take too much memory are killed at once; the
+        sandbox must end when that did not help."""
+        members = list(self._members())
+        if self._memory and self._used(members) > self._limits.memory_bytes:
+            for process in members:
+                self._kill(process)
+            if self._used(list(self._members())) > self._limits.memory_bytes:
+                return PermanentError(TOO_MUCH_MEMORY)
+        trees = [tree for tree in (self._workspace, *self._others()) if Path(tree).is_dir()]
+        if any(_free(tree) < RESERVE for tree in trees):
+            return TemporaryError("the disk is nearly full")
+        if not self._fits(trees, members):
+            return PermanentError(TOO_MUCH_DISK)
+        return None
+
+    def _members(self) -> Iterator[int]:
+        for entry in PROC.iterdir():
+            if entry.name.isdigit() and self._is_member(int(entry.name)):
+                yield int(entry.name)
+
+    def _is_member(self, process: int) -> bool:
+        try:
+            return (PROC / str(process) / "ns" / "pid").stat().st_ino == self._namespace
+        except OSError:
+            return False  # gone, or another user's
+
+    def _kill(self, process: int) -> None:
+        """Kill it unless it is bubblewrap or the agent; by a handle, since a number may be somebody else's by now."""
+        with suppress(OSError):
+            handle = os.pidfd_open(process)
+            try:
+                if self._is_member(process) and _number_inside(process) not in FIRST:
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+            finally:
+                os.close(handle)
+
+    def _used(self, members: Sequence[int]) -> int:
+        """Memory of the processes and of what lies in the file systems in memory. What is shared is counted in full,
+        which is quick, and by shares only when that is too much."""
+        for measure in (_resident, _proportional):
+            total = sum(map(measure, members)) + sum(map(self._filled, (TMP, SHM, HOME)))
+            if total <= self._limits.memory_bytes:
+                break
+        return total
+
+    def _filled(self, mount: str) -> int:
+        try:
+            status = os.statvfs(f"/proc/{self._init}/root{mount}")
+        except OSError:
+            return 0
+        return (status.f_blocks - status.f_bfree) * status.f_frsize
+
+    def _fits(self, trees: Sequence[str], members: Sequence[int]) -> bool:
+        blocks, files = self._limits.disk_bytes // 512, self._limits.files
+        devices = {Path(tree).stat().st_dev for tree in trees}
+        try:
+            for size in chain(_unlinked(members, devices), *(_sizes(tree, self._given) for tree in trees)):
+                blocks, files = blocks - size, files - 1
+                if blocks < 0 or files < 0:
+                    return False
+        except OSError:  # a tree deeper than a path can be is nobody's analysis
+            return False
+        return True
+
+
+def _free(directory: str) -> int:
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
+
+
+def _sizes(tree: str, given: str) -> Iterator[int]:
+    """Blocks of 512 bytes of everything below, but for what was given; OSError for what cannot be looked into."""
+    waiting = [tree]
+    while waiting:
+        try:
+            entries = os.scandir(_readable(waiting.pop()))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                raise
+            continue
+        with entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    info = entry.stat(follow_symlinks=False)
+                    yield info.st_blocks
+                    if stat.S_ISDIR(info.st_mode) and entry.path != given:
+                        waiting.append(entry.path)
+
+
+def _readable(directory: str) -> str:
+    """The directory, whose owner we are, with our rights on it given back."""
+    if not os.access(directory, os.R_OK | os.X_OK):
+        handle = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            Path(f"/proc/self/fd/{handle}").chmod(0o700)
+        finally:
+            os.close(handle)
+    return directory
+
+
+def _unlinked(members: Sequence[int], devices: set[int]) -> Iterator[int]:
+    """Blocks of files that have no name any more but are open: they fill the disk like others."""
+    seen = set()
+    for process in members:
+        with suppress(OSError):
+            for descriptor in (PROC / str(process) / "fd").iterdir():
+                with suppress(OSError):
+                    info = descriptor.stat()
+                    if info.st_nlink == 0 and info.st_dev in devices and info.st_ino not in seen:
+                        seen.add(info.st_ino)
+                        yield info.st_blocks
+
+
+def _number_inside(process: int) -> int:
+    lines = (PROC / str(process) / "status").read_text().splitlines()
+    return next(int(line.split()[-1]) for line in lines if line.startswith("NSpid:"))
+
+
+def _resident(process: int) -> int:
+    with suppress(OSError):
+        return int((PROC / str(process) / "statm").read_text().split()[1]) * PAGE
+    return 0
+
+
+def _proportional(process: int) -> int:
+    with suppress(OSError):
+        lines = (PROC / str(process) / "smaps_rollup").read_text().splitlines()
+        return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)
+    return 0
