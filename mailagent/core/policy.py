@@ -78,7 +78,9 @@ def arguments(policy: Policy) -> list[str]:
     No network, no host files but those of `Host` read-only, own pid, ipc, uts and user namespace, no capabilities, no
     nested user namespaces, an empty environment, sized tmpfs. /proc/sys is read-only because a file there belongs to
     the host's uid 0 whatever the namespace says; in/, work/ and out/ are mounts of their own, so that code inside
-    cannot replace them by links that the daemon would follow."""
+    cannot replace them by links that the daemon would follow. What holds them, where the CLI and all scripts start, is
+    read-only: programs load files by their name from there (`.env`, `matplotlibrc`, `CLAUDE.md`), in later turns
+    too."""
     return [
         policy.host.bwrap,
         *_isolation(),
@@ -199,4 +201,4 @@ def _fonts(host: Host) -> list[str]:
 
 def _workspace(path: str) -> list[str]:
     inner = [part for name in ("work", "out") for part in ("--bind", f"{path}/{name}", f"{WORKSPACE}/{name}")]
-    return ["--bind", path, WORKSPACE, *inner, "--ro-bind", f"{path}/in", f"{WORKSPACE}/in"]
+    return ["--ro-bind", path, WORKSPACE, *inner, "--ro-bind", f"{path}/in", f"{WORKSPACE}/in"]
