@@ -36,9 +36,14 @@ ETC = {
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
     "limited": """#!/bin/bash
 # Runs a command of the agent, so that it fails or dies before the agent does, and gives way to everybody else.
-echo 1000 >/proc/self/oom_score_adj
-ulimit $TOOL_LIMITS
-exec nice -n 5 /bin/bash -c "$1"
+(
+    echo 1000 >/proc/self/oom_score_adj
+    ulimit $TOOL_LIMITS
+    exec nice -n 5 /bin/bash -c "$1"
+)
+code=$?
+[ $code != 137 ] || echo "Killed: it took more memory or processor time than a command may have." >&2
+exit $code
 """,
 }
 
@@ -116,7 +121,7 @@ class Inside:
             await self._group.end()
             self._group = None
         if isinstance(self.failure, PermanentError):
-            await remove(*(path for path in Path(self._policy.workspace).iterdir() if path.name != "in"))
+            await remove(*(Path(self._policy.workspace, name) for name in ("work", "out")))
         if isinstance(ended, Exception):
             raise ended
 

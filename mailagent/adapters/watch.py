@@ -19,8 +19,8 @@ RESERVE = 256 << 20
 
 PROC = Path("/proc")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-FIRST = (1, 2)
-"""Inside, bubblewrap is process 1 and the agent process 2; what comes after are the agent's commands."""
+AGENT = 2
+"""The agent's number inside, where bubblewrap is process 1."""
 
 TOO_MUCH_DISK = (
     "The analysis wrote more files than one conversation may have, so they were removed. Please ask for less at once."
@@ -35,25 +35,27 @@ class Watch:
         self, namespace: int, init: int, policy: Policy, others: Callable[[], Sequence[str]], *, memory: bool
     ) -> None:
         """`namespace` is a handle on the pid namespace, held open: its number is not given to another meanwhile.
-        `others` are the directories that are written beside the workspace."""
+        `others` are directories that are written beside the workspace."""
         self._namespace = os.fstat(namespace).st_ino
         self._init = init
         self._limits = policy.limits
-        self._workspace = policy.workspace
-        self._given = f"{policy.workspace}/in"
+        self._trees = [f"{policy.workspace}/work", f"{policy.workspace}/out"]
         self._others = others
         self._memory = memory
+        self._over = False
 
     def look(self) -> PermanentError | TemporaryError | None:
-        """Why the sandbox must end, None when it need not. Commands that take too much memory are killed at once; the
-        sandbox must end when that did not help."""
+        """Why the sandbox must end, None when it need not. Commands that take too much memory are killed; when the next
+        look finds that it did not help, the sandbox must end."""
         members = list(self._members())
         if self._memory and self._used(members) > self._limits.memory_bytes:
-            for process in members:
-                self._kill(process)
-            if self._used(list(self._members())) > self._limits.memory_bytes:
+            if self._over:
                 return PermanentError(TOO_MUCH_MEMORY)
-        trees = [tree for tree in (self._workspace, *self._others()) if Path(tree).is_dir()]
+            self._kill_commands(members)
+            self._over = True
+        else:
+            self._over = False
+        trees = [tree for tree in (*self._trees, *self._others()) if Path(tree).is_dir()]
         if any(_free(tree) < RESERVE for tree in trees):
             return TemporaryError("the disk is nearly full")
         if not self._fits(trees, members):
@@ -71,12 +73,20 @@ class Watch:
         except OSError:
             return False  # gone, or another user's
 
+    def _kill_commands(self, members: Sequence[int]) -> None:
+        """Kill all but bubblewrap, the agent, and what the agent started itself: shells, which tell it how their
+        commands ended."""
+        agent = next((process for process in members if _status(process, "NSpid") == AGENT), 0)
+        for process in members:
+            if process not in (self._init, agent) and _status(process, "PPid") != agent:
+                self._kill(process)
+
     def _kill(self, process: int) -> None:
-        """Kill it unless it is bubblewrap or the agent; by a handle, since a number may be somebody else's by now."""
+        """By a handle, since the number may be somebody else's by now."""
         with suppress(OSError):
             handle = os.pidfd_open(process)
             try:
-                if self._is_member(process) and _number_inside(process) not in FIRST:
+                if self._is_member(process):
                     signal.pidfd_send_signal(handle, signal.SIGKILL)
             finally:
                 os.close(handle)
@@ -84,24 +94,15 @@ class Watch:
     def _used(self, members: Sequence[int]) -> int:
         """Memory of the processes and of what lies in the file systems in memory. What is shared is counted in full,
         which is quick, and by shares only when that is too much."""
-        for measure in (_resident, _proportional):
-            total = sum(map(measure, members)) + sum(map(self._filled, (TMP, SHM, HOME)))
-            if total <= self._limits.memory_bytes:
-                break
-        return total
-
-    def _filled(self, mount: str) -> int:
-        try:
-            status = os.statvfs(f"/proc/{self._init}/root{mount}")
-        except OSError:
-            return 0
-        return (status.f_blocks - status.f_bfree) * status.f_frsize
+        files = _in_memory(self._init)
+        total = files + sum(map(_resident, members))
+        return total if total <= self._limits.memory_bytes else files + sum(map(_proportional, members))
 
     def _fits(self, trees: Sequence[str], members: Sequence[int]) -> bool:
         blocks, files = self._limits.disk_bytes // 512, self._limits.files
         devices = {Path(tree).stat().st_dev for tree in trees}
         try:
-            for size in chain(_unlinked(members, devices), *(_sizes(tree, self._given) for tree in trees)):
+            for size in chain(_unlinked(members, devices), *(_sizes(tree) for tree in trees)):
                 blocks, files = blocks - size, files - 1
                 if blocks < 0 or files < 0:
                     return False
@@ -110,13 +111,21 @@ class Watch:
         return True
 
 
+def _in_memory(process: int) -> int:
+    """What the files take that lie in memory, as this process sees them."""
+    with suppress(OSError):
+        filled = [os.statvfs(PROC / str(process) / f"root{mount}") for mount in (TMP, SHM, HOME)]
+        return sum((each.f_blocks - each.f_bfree) * each.f_frsize for each in filled)
+    return 0
+
+
 def _free(directory: str) -> int:
     status = os.statvfs(directory)
     return status.f_bavail * status.f_frsize
 
 
-def _sizes(tree: str, given: str) -> Iterator[int]:
-    """Blocks of 512 bytes of everything below, but for what was given; OSError for what cannot be looked into."""
+def _sizes(tree: str) -> Iterator[int]:
+    """Blocks of 512 bytes of everything below; OSError for what cannot be looked into."""
     waiting = [tree]
     while waiting:
         try:
@@ -130,7 +139,7 @@ def _sizes(tree: str, given: str) -> Iterator[int]:
                 with suppress(FileNotFoundError):
                     info = entry.stat(follow_symlinks=False)
                     yield info.st_blocks
-                    if stat.S_ISDIR(info.st_mode) and entry.path != given:
+                    if stat.S_ISDIR(info.st_mode):
                         waiting.append(entry.path)
 
 
@@ -158,9 +167,13 @@ def _unlinked(members: Sequence[int], devices: set[int]) -> Iterator[int]:
                         yield info.st_blocks
 
 
-def _number_inside(process: int) -> int:
-    lines = (PROC / str(process) / "status").read_text().splitlines()
-    return next(int(line.split()[-1]) for line in lines if line.startswith("NSpid:"))
+def _status(process: int, field: str) -> int:
+    """The last number of this field of proc(5)'s status; 0 when the process is gone."""
+    with suppress(OSError):
+        for line in (PROC / str(process) / "status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[-1])
+    return 0
 
 
 def _resident(process: int) -> int:

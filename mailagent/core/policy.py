@@ -55,7 +55,8 @@ class Limits:
 
 
 TOOLS_SHARE = 0.75
-"""How much of memory and processes the agent's commands may take: they fail or die first, and the agent goes on."""
+"""How much of the whole one process may take of memory, one file of the disk, and all commands of the agent of the
+processes: they fail, and the agent goes on."""
 
 OPEN_FILES = 4096
 CPU_PERIOD = 100_000
@@ -103,7 +104,7 @@ def bounds(limits: Limits) -> list[str]:
     return [
         "/usr/bin/prlimit",
         f"--nproc={limits.processes}",
-        f"--fsize={limits.disk_bytes}",
+        f"--fsize={int(limits.disk_bytes * TOOLS_SHARE)}",
         f"--nofile={OPEN_FILES}",
         "--core=0",
         "--",
