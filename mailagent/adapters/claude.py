@@ -43,6 +43,7 @@ TOOLS = ("Bash", "Read", "Write", "Edit", "Glob", "Grep", "Skill")
 SETTINGS = {"includeCoAuthoredBy": False, "includeGitInstructions": False}
 PROFILE_SECONDS = 120.0
 START_SECONDS = 30.0
+INTERRUPT_SECONDS = 5.0
 PROFILE_BYTES = 2048
 """What one table's profile may take in the prompt."""
 
@@ -168,8 +169,19 @@ class ClaudeSession:
             outcome = await self._outcome()
             await self._inside.look()
             return outcome
+        except asyncio.CancelledError:  # the deadline, or a daemon that stops
+            await self._interrupt()
+            raise
         except (ClaudeSDKError, TemporaryError) as error:
             raise self._inside.failure or TemporaryError(f"the agent's process failed: {error}") from error
+
+    async def _interrupt(self) -> None:
+        """Let the agent stop by itself, so that its transcript says so; what has not stopped soon is killed later."""
+        with suppress(ClaudeSDKError, TimeoutError):
+            async with asyncio.timeout(INTERRUPT_SECONDS):
+                await self._client.interrupt()
+                async for _ in self._client.receive_response():
+                    pass
 
     async def _outcome(self) -> Outcome:
         said, checkpointed = "", True

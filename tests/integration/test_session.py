@@ -291,6 +291,20 @@ async def test_a_turn_that_is_cancelled_leaves_no_process(short_path: Path) -> N
                 await asyncio.sleep(0.02)
 
 
+async def test_a_turn_that_is_out_of_time_is_interrupted_and_the_next_one_knows(short_path: Path) -> None:
+    long = "echo started > out/started; python3 -c 'import time; time.sleep(60)'"
+    async with desk(short_path, [bash(long), text("after")]) as at:
+        running = asyncio.create_task(at.turn("hello"))
+        started = short_path / "threads" / THREAD / "files" / "out" / "started"
+        while not started.exists():
+            await asyncio.sleep(0.02)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert (await at.turn("hello again", 2)).answer == "after"
+        assert "interrupted by user" in results(at.model.requests[-1][1])
+
+
 @pytest.mark.parametrize("after", [0.0, 0.005, 0.02, 0.1])
 async def test_a_session_that_fails_while_the_cli_starts_ends_soon_and_leaves_nothing(
     short_path: Path, after: float
