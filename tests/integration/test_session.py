@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mailagent import config
-from mailagent.adapters import bubblewrap, host, redis
+from mailagent.adapters import bubblewrap, cgroups, host, redis
 from mailagent.adapters.blobs import DiskBlobs
 from mailagent.adapters.claude import ClaudeAgent, Settings
 from mailagent.adapters.gateway import Gateway
@@ -73,7 +73,7 @@ async def desk(
         gateway = Gateway(settings.model, "the-real-key", limits(settings), RedisLedger(client))
         await gateway.start()
         bubblewrap.write_etc(runtime / "etc")
-        parts = host.parts(settings, runtime / "etc")
+        parts = replace(host.parts(settings, runtime / "etc"), control_groups=str(cgroups.delegated() or ""))
         prompt = (host.share() / "config" / "system-prompt.md").read_text()
         transcripts = RedisTranscripts(client, retention_seconds=1000)
         agent = ClaudeAgent(
