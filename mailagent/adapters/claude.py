@@ -172,7 +172,11 @@ class ClaudeSession:
         except asyncio.CancelledError:  # the deadline, or a daemon that stops
             await self._interrupt()
             raise
-        except (ClaudeSDKError, TemporaryError) as error:
+        except TemporaryError as error:
+            if self._inside.failure:
+                raise self._inside.failure from error
+            raise
+        except ClaudeSDKError as error:
             raise self._inside.failure or TemporaryError(f"the agent's process failed: {error}") from error
 
     async def _interrupt(self) -> None:

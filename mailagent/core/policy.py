@@ -1,5 +1,5 @@
-"""What a sandbox may see, do and use: arguments of bubblewrap, limits, control group settings. Nothing else decides it,
-but core/syscalls.py which calls its code may make."""
+"""What a sandbox may see and use, as arguments of bubblewrap, limits and settings of a control group: nothing else
+decides it, but core/syscalls.py which system calls its code may make."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -70,7 +70,7 @@ def test_a_sandbox_without_a_model_has_no_socket() -> None:
 
 def test_commands_of_the_agent_may_take_less_than_the_whole() -> None:
     assert environment(POLICY)["TOOL_LIMITS"] == "-d 786432 -u 150 -t 90"
-    assert {"--nproc=200", "--fsize=3145728"} <= set(bounds(LIMITS))
+    assert {"--nproc=200", "--fsize=2359296"} <= set(bounds(LIMITS))
 
 
 def test_a_control_group_never_swaps() -> None:
