@@ -354,7 +354,8 @@ def _sweep(state: Path, runtime: Path) -> None:
     """Make our directories, and remove what a crash left: sockets, and the SDK's copies of resumed transcripts, which
     lie in TMPDIR: below the state directory, since a private /tmp is gone after a restart."""
     temporary = state / "tmp"
-    subprocess.run(["rm", "-rf", "--", str(temporary)], check=False, stderr=subprocess.DEVNULL)
+    for command in (["chmod", "-R", "u+rwX", "--"], ["rm", "-rf", "--"]):
+        subprocess.run([*command, str(temporary)], check=False, stderr=subprocess.DEVNULL)
     for directory in (state, runtime, temporary):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for left in runtime.glob("*.sock"):

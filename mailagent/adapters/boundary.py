@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from mailagent.adapters import bubblewrap
-from mailagent.core.errors import ConfigError
-from mailagent.core.policy import Policy
+from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
+from mailagent.core.policy import ANALYSIS, Policy
 
 SECONDS = 30.0
 
@@ -59,7 +59,12 @@ async def check(policy: Policy) -> Sequence[str]:
     can be had."""
     with bait() as known:
         command = script(known)
-        finished = await bubblewrap.run(policy, command, timeout=SECONDS, environment={"SECRET": str(known["mark"])})
+        try:
+            finished = await bubblewrap.run(
+                policy, command, timeout=SECONDS, environment={"SECRET": str(known["mark"])}
+            )
+        except (TemporaryError, PermanentError) as error:
+            raise ConfigError(f"the sandbox cannot be had: {error}") from error
     if finished.code == 127:
         raise ConfigError("bubblewrap is missing: apt-get install bubblewrap")
     worked = [line.partition(": ")[2] for line in finished.output.splitlines() if line.startswith("worked:")]
@@ -79,7 +84,7 @@ async def check(policy: Policy) -> Sequence[str]:
 
 def script(known: dict[str, str | int]) -> list[str]:
     """The command that tries everything with this knowledge of the host."""
-    return ["/usr/bin/python3", "-I", "-S", "-c", SCRIPT, json.dumps([ATTEMPTS, known])]
+    return [f"{ANALYSIS}/bin/python", "-I", "-S", "-c", SCRIPT, json.dumps([ATTEMPTS, known])]
 
 
 @contextmanager

@@ -82,7 +82,7 @@ class Inside:
         os.mkfifo(place / "status", 0o600)
         self._status = os.open(place / "status", os.O_RDONLY | os.O_NONBLOCK)
         self._handle = self._namespace = -1
-        self._watch: Watch | None = None
+        self._watch = Watch(policy, self._written, memory=self._group is None)
         self._watching = asyncio.create_task(self._keep_watching())
 
     def seize(self) -> None:
@@ -93,12 +93,12 @@ class Inside:
             first = json.loads(os.read(self._status, 4096).partition(b"\n")[0])["child-pid"]
             self._handle = os.pidfd_open(first)
             self._namespace = os.open(f"/proc/{first}/ns/pid", os.O_RDONLY)
-            self._watch = Watch(self._namespace, first, self._policy, self._written, memory=self._group is None)
+            self._watch.attach(self._namespace, first)
 
     async def look(self) -> None:
         """Look once at what the sandbox uses; raises what it must end for."""
         self.seize()
-        if self._watch and not self.failure:
+        if not self.failure:
             self.failure = await asyncio.to_thread(self._watch.look)
         if self.failure:
             raise self.failure
@@ -133,6 +133,9 @@ class Inside:
                 await asyncio.sleep(max(TICK, WATCH_SHARE * (time.monotonic() - began)))
         except (PermanentError, TemporaryError) as error:
             log.warning("a sandbox is ended: %s", error)
+            while self._handle < 0:  # found wanting before it was there
+                self.seize()
+                await asyncio.sleep(TICK)
         finally:
             self._kill()
 

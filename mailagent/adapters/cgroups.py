@@ -49,6 +49,11 @@ def _own() -> Path | None:
 
 
 def _make_room(root: Path) -> None:
+    """Move everybody to our own group, and remove the empty ones that a crash left."""
+    for left in root.iterdir():
+        if left.is_dir() and left.name != OURS:
+            with suppress(OSError):
+                left.rmdir()
     (root / OURS).mkdir(exist_ok=True)
     for process in (root / "cgroup.procs").read_text().split():
         (root / OURS / "cgroup.procs").write_text(process)

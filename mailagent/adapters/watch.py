@@ -29,25 +29,26 @@ TOO_MUCH_MEMORY = "The analysis needed more memory than one answer may have. Ple
 
 
 class Watch:
-    """A watch over the processes of one pid namespace and the directory trees that they may write."""
+    """A watch over the directory trees that a sandbox may write and, once it is there, over its processes."""
 
-    def __init__(
-        self, namespace: int, init: int, policy: Policy, others: Callable[[], Sequence[str]], *, memory: bool
-    ) -> None:
-        """`namespace` is a handle on the pid namespace, held open: its number is not given to another meanwhile.
-        `others` are directories that are written beside the workspace."""
-        self._namespace = os.fstat(namespace).st_ino
-        self._init = init
+    def __init__(self, policy: Policy, others: Callable[[], Sequence[str]], *, memory: bool) -> None:
+        """`others` are directories that are written beside the workspace."""
         self._limits = policy.limits
         self._trees = [f"{policy.workspace}/work", f"{policy.workspace}/out"]
         self._others = others
         self._memory = memory
         self._over = False
+        self._namespace = self._init = 0
+
+    def attach(self, namespace: int, init: int) -> None:
+        """Watch the processes of this pid namespace, of which a handle is held open: its number is not given to another
+        meanwhile. `init` is the first one."""
+        self._namespace, self._init = os.fstat(namespace).st_ino, init
 
     def look(self) -> PermanentError | TemporaryError | None:
         """Why the sandbox must end, None when it need not. Commands that take too much memory are killed; when the next
         look finds that it did not help, the sandbox must end."""
-        members = list(self._members())
+        members = list(self._members()) if self._init else []
         if self._memory and self._used(members) > self._limits.memory_bytes:
             if self._over:
                 return PermanentError(TOO_MUCH_MEMORY)
@@ -58,9 +59,7 @@ class Watch:
         trees = [tree for tree in (*self._trees, *self._others()) if Path(tree).is_dir()]
         if any(_free(tree) < RESERVE for tree in trees):
             return TemporaryError("the disk is nearly full")
-        if not self._fits(trees, members):
-            return PermanentError(TOO_MUCH_DISK)
-        return None
+        return None if self._fits(trees, members) else PermanentError(TOO_MUCH_DISK)
 
     def _members(self) -> Iterator[int]:
         for entry in PROC.iterdir():
@@ -100,7 +99,7 @@ class Watch:
 
     def _fits(self, trees: Sequence[str], members: Sequence[int]) -> bool:
         blocks, files = self._limits.disk_bytes // 512, self._limits.files
-        devices = {Path(tree).stat().st_dev for tree in trees}
+        devices = {Path(tree).stat().st_dev for tree in self._trees}
         try:
             for size in chain(_unlinked(members, devices), *(_sizes(tree) for tree in trees)):
                 blocks, files = blocks - size, files - 1
@@ -120,8 +119,10 @@ def _in_memory(process: int) -> int:
 
 
 def _free(directory: str) -> int:
-    status = os.statvfs(directory)
-    return status.f_bavail * status.f_frsize
+    with suppress(FileNotFoundError):  # the SDK removes its own when it is done
+        status = os.statvfs(directory)
+        return status.f_bavail * status.f_frsize
+    return RESERVE
 
 
 def _sizes(tree: str) -> Iterator[int]:
