@@ -184,7 +184,7 @@ async def run(
 ) -> Finished:
     """Run a program in a sandbox of its own to its end. TemporaryError after `timeout` seconds, and when it prints more
     than a program of ours would (it is killed); PermanentError when it takes more than the policy allows."""
-    place = Path(tempfile.mkdtemp(prefix="session-"))
+    place = Path(tempfile.mkdtemp(prefix="program-"))
     held = launch(place, policy, command)
     process = None
     try:
