@@ -104,12 +104,15 @@ def results(request: dict[str, Any]) -> str:
     return json.dumps([message["content"] for message in request["messages"] if message["role"] == "user"])
 
 
-async def test_the_second_turn_goes_on_when_everything_but_the_store_is_gone(short_path: Path) -> None:
+async def test_the_second_turn_goes_on_when_everything_but_the_store_is_gone(
+    short_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # nobody else's sessions
     replay = [bash("echo left > out/answer.md"), text("first"), bash("cat work/earlier/1/answer.md"), text("second")]
     async with desk(short_path, replay) as at:
         assert (await at.turn("question one")).answer == "first"
         assert [path.name for path in (short_path / "threads" / THREAD).iterdir()] == ["files"]
-        assert list(Path(tempfile.gettempdir()).glob("session-*")) == []
+        assert list(tmp_path.glob("session-*")) == []
         outcome = await at.turn("question two", 2)
         assert outcome.answer == "second"
         last = at.model.requests[-1][1]
