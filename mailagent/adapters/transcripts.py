@@ -1,6 +1,7 @@
 """The transcripts of agent sessions in Redis: a session store of the Claude Agent SDK; any host can resume them."""
 
 import json
+import re
 
 from claude_agent_sdk import (
     SessionKey,
@@ -15,6 +16,13 @@ from mailagent.adapters.redis import PREFIX, script, store_errors
 from mailagent.core.values import SessionId
 
 MAX_TURN_BYTES = 64 * 1024 * 1024
+ENTRY_BYTES = 256
+"""What an entry takes beside its text, here and in Redis."""
+
+BESIDE = re.compile(r"[\w./-]{1,200}", re.ASCII)
+"""A name beside the session's own transcript: on resume the SDK makes a file of it."""
+
+MAX_BESIDE = 100
 
 
 class RedisTranscripts(SessionStore):
@@ -82,10 +90,11 @@ class OneTranscript(RedisTranscripts):
         super().__init__(client, retention_seconds=retention_seconds, prefix=prefix)
         self._own = (project, session)
         self._left = MAX_TURN_BYTES
+        self._beside: set[str] = set()
 
     async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
         self._check(key)
-        self._left -= len(json.dumps(entries))
+        self._left -= len(json.dumps(entries)) + ENTRY_BYTES * len(entries)
         if self._left < 0:
             raise ValueError(f"more than {MAX_TURN_BYTES} bytes of transcript in one turn")
         await super().append(key, entries)
@@ -105,6 +114,10 @@ class OneTranscript(RedisTranscripts):
     def _check(self, key: SessionKey | SessionListSubkeysKey) -> None:
         if (key["project_key"], key["session_id"]) != self._own:
             raise ValueError("this transcript is another session's")
+        if path := key.get("subpath"):
+            self._beside.add(str(path))
+            if len(self._beside) > MAX_BESIDE or not BESIDE.fullmatch(str(path)):
+                raise ValueError("more transcripts beside this session's than it can have, or under an odd name")
 
 
 def _session(key: SessionKey | SessionListSubkeysKey) -> str:
