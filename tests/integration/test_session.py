@@ -244,26 +244,6 @@ async def test_a_session_cannot_write_into_another_one_s_transcript(short_path: 
         assert not await at.transcripts.exists("/srv", victim)
 
 
-async def test_nothing_in_the_workspace_is_loaded_as_settings(short_path: Path) -> None:
-    plant = (
-        "mkdir -p .claude/skills/evil && echo 'PLANTED' > CLAUDE.md && "
-        'echo \'{"hooks":{"PreToolUse":[{"hooks":[{"type":"command","command":"touch out/hooked"}]}]}}\' '
-        "> .claude/settings.json && "
-        'echo \'{"mcpServers":{"evil":{"command":"touch","args":["/srv/out/mcp"]}}}\' > .mcp.json && '
-        "printf -- '---\\nname: evil\\ndescription: PLANTED SKILL\\n---\\nx' > .claude/skills/evil/SKILL.md"
-    )
-    async with desk(short_path, [bash(plant), text("ok"), bash("true"), text("ok")]) as at:
-        await at.turn("one")
-        await at.turn("two", 2)
-        third = at.model.requests[3][1]
-        calls = [block for each in third["messages"] for block in each["content"] if isinstance(block, dict)]
-        told = json.dumps({**third, "messages": [b for b in calls if b.get("type") not in ("tool_use", "tool_result")]})
-        assert "PLANTED" not in told
-        assert "evil" not in [tool["name"] for tool in third["tools"]]
-        workspace = await at.workspaces.open(THREAD)
-        assert await at.workspaces.collect(workspace) == ()
-
-
 async def test_a_model_that_stays_away_is_a_temporary_error_and_the_thread_goes_on(short_path: Path) -> None:
     replay: list[Blocks] = []
     async with desk(short_path, replay) as at:
