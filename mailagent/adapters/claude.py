@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +44,9 @@ SETTINGS = {"includeCoAuthoredBy": False, "includeGitInstructions": False}
 PROFILE_SECONDS = 120.0
 START_SECONDS = 30.0
 INTERRUPT_SECONDS = 5.0
+MAX_NOTED = 200
+"""Lines of the CLI's standard error that one session may put into the log."""
+
 PROFILE_BYTES = 2048
 """What one table's profile may take in the prompt."""
 
@@ -125,7 +128,7 @@ class ClaudeAgent:
             strict_mcp_config=True,
             verbatim_prompts=True,
             max_buffer_size=32 << 20,
-            stderr=lambda line: log.info("cli: %s", line),
+            stderr=_noting(),
         )
 
 
@@ -209,6 +212,18 @@ class ClaudeSession:
         """By the gateway's account: what the CLI says, code in the sandbox can say in its place."""
         meter = self._meter
         return Usage(self._model, meter.requests, meter.input_tokens, meter.output_tokens, meter.dollars)
+
+
+def _noting() -> Callable[[str], None]:
+    """Logs what the CLI says on its standard error: code inside can write there too, so no more than some lines, each
+    cut and without control characters."""
+    left = iter(range(MAX_NOTED))
+
+    def note(line: str) -> None:
+        if next(left, None) is not None:
+            log.info("cli: %.500r", line)
+
+    return note
 
 
 def _raise_unless_done(result: ResultMessage, meter: Meter) -> None:
