@@ -5,7 +5,7 @@ SHELL := /bin/sh
 .ONESHELL:
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo setup test check fault bench lock install clean packages environments
+.PHONY: help demo setup test check fault sandbox bench lock install clean packages environments
 
 # Another active environment would win over .venv in `uv run`.
 unexport VIRTUAL_ENV CONDA_PREFIX
@@ -71,6 +71,12 @@ fault: ## set up, send all hostile mail there is through the daemon, and kill it
 	$(MAKE) environments
 	HOSTILE_MAIL=all RESUME=all .venv/bin/python -m pytest tests/fault
 
+sandbox: setup ## try to escape from the sandbox and to take too much in it; print both tables
+	@good=true
+	.venv/bin/python -m tests.fault.escapes || good=false
+	.venv/bin/python -m tests.fault.limits || good=false
+	$$good
+
 bench: ## time turns, sessions, checkpoints, intake, its notice, the queue and the gateway, each beside something plain
 	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_TESTS)'
 	$(MAKE) environments
@@ -80,6 +86,7 @@ bench: ## time turns, sessions, checkpoints, intake, its notice, the queue and t
 	.venv/bin/python -m tests.bench.intake
 	.venv/bin/python -m tests.bench.idle
 	.venv/bin/python -m tests.bench.engine
+	.venv/bin/python -m tests.bench.sandbox
 	.venv/bin/python -m tests.bench.gateway
 
 lock: ## write requirements/*.txt anew; UPGRADE=--upgrade takes newer versions

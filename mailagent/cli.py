@@ -180,7 +180,7 @@ def doctor(arguments: argparse.Namespace) -> int:
         console.print(
             f"[{'red' if each.mend else 'green'}]{'not ok' if each.mend else 'ok    '}[/] {each.name}", end=""
         )
-        console.print(f": {each.mend}" if each.mend else "", markup=False, highlight=False)
+        console.print(f": {each.mend or each.words}" if each.mend or each.words else "", markup=False, highlight=False)
     return 1 if any(each.mend for each in found) else 0
 
 

@@ -202,8 +202,15 @@ class Sandbox(Part):
         "",
         description='The analysis environment; "" for the directory analysis or .analysis beside the daemon\'s own.',
     )
-    tmp_mb: Count = Field(256, description="The size of /tmp, in megabytes of memory.")
-    home_mb: Count = Field(128, description="The size of the home directory, in megabytes of memory.")
+    memory_mb: Count = Field(2048, description="Memory that one sandbox may take, in megabytes.")
+    tmp_mb: Count = Field(256, description="The size of /tmp and of /dev/shm, in megabytes of that memory.")
+    home_mb: Count = Field(128, description="The size of the home directory, in megabytes of that memory.")
+    disk_mb: Count = Field(1024, description="What one sandbox may write to disk, in megabytes.")
+    files: Count = Field(20_000, description="How many files and directories it may make there.")
+    processes: Annotated[int, Field(ge=100)] = Field(
+        400, description="Processes, threads included, that one sandbox may have; the agent itself needs about 30."
+    )
+    cpus: Positive = Field(2.0, description="Processors that one sandbox may keep busy.")
     max_out_mb: Positive = Field(20.0, description="What one answer may leave in out/, in megabytes.")
     max_out_files: Count = Field(50, description="How many files one answer may leave in out/.")
     command_seconds: Positive = Field(120.0, description="How long one command of the agent may run.")
@@ -340,6 +347,7 @@ def _contradictions(raw: dict[str, Any], secrets: Mapping[str, str]) -> list[str
         faults.append("the SMTP password is missing: set MAILAGENT_SMTP_PASSWORD or the credential smtp-password")
     if str(tables.get("storage", {}).get("blobs", "")).startswith("s3://"):
         faults += _apart(tables, secrets)
+    faults += _sizes({**Sandbox().model_dump(), **tables.get("sandbox", {})})
     asked = any(isinstance(rule, dict) and (rule.get("proof") != "none" or rule.get("machines")) for rule in rules)
     if asked and not mail.get("authserv_id"):
         faults.append("mail.authserv_id is missing: an allow rule asks for proof, which only your own server can write")
@@ -350,6 +358,14 @@ def _apart(tables: Mapping[str, dict[str, Any]], secrets: Mapping[str, str]) -> 
     """What hosts that share their files must share too."""
     if tables.get("mail", {}).get("plus_addressing") and not secrets["token_key"]:
         return ["storage.blobs is shared, but each host would sign reply tokens with a key of its own: give all one"]
+    return []
+
+
+def _sizes(sandbox: Mapping[str, Any]) -> list[str]:
+    """Files in memory are not freed when a process is killed: they must leave room for processes."""
+    memory, tmp, home = (sandbox[key] for key in ("memory_mb", "tmp_mb", "home_mb"))
+    if all(isinstance(size, int) for size in (memory, tmp, home)) and 2 * (2 * tmp + home) > memory:
+        return ["sandbox.memory_mb is too small: twice tmp_mb, and home_mb, must fit into half of it"]
     return []
 
 

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mailagent.adapters import bubblewrap, host, redis, systemd
+from mailagent.adapters import boundary, bubblewrap, cgroups, host, redis, systemd
 from mailagent.adapters.blobs import DiskBlobs
 from mailagent.adapters.checkpoints import RedisCheckpoints
 from mailagent.adapters.claude import ClaudeAgent, Settings
@@ -121,13 +121,13 @@ async def _inboxes(config: Config) -> AsyncIterator[list[Inbox]]:
 async def build(config: Config) -> AsyncIterator[Parts]:
     """Everything started and checked; everything stopped, in reverse order, at the end."""
     state, runtime = Path(config.storage.state_dir), Path(config.storage.runtime_dir)
-    parts_on_host = host.parts(config, runtime / "etc")
+    parts_on_host = replace(host.parts(config, runtime / "etc"), control_groups=str(cgroups.delegated() or ""))
     async with AsyncExitStack() as stack:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         stack.enter_context(_alone(state / "lock"))
         _sweep(state, runtime)
         bubblewrap.write_etc(runtime / "etc")
-        await check_sandbox(parts_on_host, runtime)
+        await check_sandbox(config, parts_on_host, runtime)
         client, store = await stack.enter_async_context(_redis(config))
         transcripts = RedisTranscripts(client, retention_seconds=config.storage.retention_days * DAY)
         ledger = RedisLedger(client, thread_seconds=config.storage.retention_days * DAY)
@@ -352,12 +352,12 @@ async def _redis(config: Config) -> AsyncIterator[tuple[Redis, PrivateRedis]]:
         yield client, server
 
 
-async def check_sandbox(parts_on_host: Host, runtime: Path) -> None:
-    """Start one before any stranger's file is there."""
+async def check_sandbox(config: Config, parts_on_host: Host, runtime: Path) -> Sequence[str]:
+    """Start one before any stranger's file is there, and try what must not work in it; returns what was tried."""
     trial = runtime / "trial"
     for name in ("in", "work", "out"):
         (trial / name).mkdir(parents=True, exist_ok=True)
-    await bubblewrap.check(Policy(parts_on_host, str(trial), "", 1 << 20, 1 << 20, 10.0))
+    return await boundary.check(Policy(parts_on_host, str(trial), "", host.limits(config.sandbox)))
 
 
 @contextmanager
@@ -375,7 +375,8 @@ def _sweep(state: Path, runtime: Path) -> None:
     """Make our directories, and remove what a crash left: sockets, and the SDK's copies of resumed transcripts, which
     lie in TMPDIR: below the state directory, since a private /tmp is gone after a restart."""
     temporary = state / "tmp"
-    subprocess.run(["rm", "-rf", "--", str(temporary)], check=False, stderr=subprocess.DEVNULL)
+    for command in (["chmod", "-R", "u+rwX", "--"], ["rm", "-rf", "--"]):
+        subprocess.run([*command, str(temporary)], check=False, stderr=subprocess.DEVNULL)
     for directory in (state, runtime, temporary):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for left in runtime.glob("*.sock"):

@@ -2,19 +2,31 @@
 
 import asyncio
 import json
+import logging
 import os
 import select
 import shlex
 import signal
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
-from mailagent.core.errors import ConfigError, TemporaryError
-from mailagent.core.policy import CLI, Policy, arguments
+from mailagent.adapters import seccomp
+from mailagent.adapters.cgroups import Group
+from mailagent.adapters.watch import TICK, Watch
+from mailagent.core.errors import PermanentError, TemporaryError
+from mailagent.core.policy import CLI, LIMITED, Policy, arguments, bounds, control
+
+log = logging.getLogger(__name__)
 
 END_SECONDS = 20.0
+WATCH_SHARE = 10
+"""A look that takes long, at many files, is followed by ten times as long without one."""
+
 MAX_PRINTED = 1 << 20
 
 ETC = {
@@ -22,6 +34,17 @@ ETC = {
     "group": "agent:x:1000:\n",
     "hosts": "127.0.0.1 localhost\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+    "limited": """#!/bin/bash
+# Runs a command of the agent, so that it fails or dies before the agent does, and gives way to everybody else.
+(
+    echo 1000 >/proc/self/oom_score_adj
+    ulimit $TOOL_LIMITS
+    exec nice -n 5 /bin/bash -c "$1"
+)
+code=$?
+[ $code != 137 ] || echo "Killed: it took more memory or processor time than a command may have." >&2
+exit $code
+""",
 }
 
 
@@ -39,92 +62,162 @@ def write_etc(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in ETC.items():
         (directory / name).write_text(text)
+    (directory / "limited").chmod(0o755)
 
 
 class Inside:
     """The first process inside a sandbox, held by a handle: with it ends everything inside, whatever that has become.
 
-    bubblewrap's own promise to die with its parent can be taken back by code inside, which runs as the same user."""
+    bubblewrap's own promise to die with its parent can be taken back by code inside, which runs as the same user. From
+    its first moment the sandbox is watched, and ended when it takes more than its policy allows; `failure` says so."""
 
-    def __init__(self, status: int) -> None:
-        self._status = status
-        self._handle = -1
+    def __init__(self, place: Path, policy: Policy) -> None:
+        """`place` holds what the launcher needs; it must be there until the end."""
+        self.failure: PermanentError | TemporaryError | None = None
+        self.launcher = place / "launch"
+        self._place = place
+        self._policy = policy
+        groups = policy.host.control_groups
+        self._group = Group(Path(groups), place.name, control(policy.limits)) if groups else None
+        os.mkfifo(place / "status", 0o600)
+        self._status = os.open(place / "status", os.O_RDONLY | os.O_NONBLOCK)
+        self._handle = self._namespace = -1
+        self._watch = Watch(policy, self._written, memory=self._group is None)
+        self._watching = asyncio.create_task(self._keep_watching())
 
     def seize(self) -> None:
         """Take hold of it, as soon as it is there and before hostile code runs."""
         if self._handle >= 0:
             return
-        with suppress(BlockingIOError, ProcessLookupError, ValueError, KeyError):
-            report = json.loads(os.read(self._status, 4096).partition(b"\n")[0])
-            self._handle = os.pidfd_open(report["child-pid"])
+        with suppress(BlockingIOError, ProcessLookupError, FileNotFoundError, ValueError, KeyError):
+            first = json.loads(os.read(self._status, 4096).partition(b"\n")[0])["child-pid"]
+            self._handle = os.pidfd_open(first)
+            self._namespace = os.open(f"/proc/{first}/ns/pid", os.O_RDONLY)
+            self._watch.attach(self._namespace, first)
+
+    async def look(self) -> None:
+        """Look once at what the sandbox uses; raises what it must end for."""
+        self.seize()
+        if not self.failure:
+            self.failure = await asyncio.to_thread(self._watch.look)
+        if self.failure:
+            raise self.failure
 
     async def end(self) -> None:
-        """Kill it and wait until nothing inside lives any more."""
+        """Kill it and wait until nothing inside lives any more; what a sandbox wrote that took too much goes."""
+        self._watching.cancel()
+        (ended,) = await asyncio.gather(self._watching, return_exceptions=True)
         self.seize()
+        self._kill()
+        if self._handle >= 0:
+            gone = select.poll()
+            gone.register(self._handle, select.POLLIN)
+            await asyncio.to_thread(gone.poll, END_SECONDS * 1000)
+        for descriptor in (self._handle, self._namespace, self._status):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._handle = self._namespace = self._status = -1
+        if self._group:
+            await self._group.end()
+            self._group = None
+        if isinstance(self.failure, PermanentError):
+            await remove(*(Path(self._policy.workspace, name) for name in ("work", "out")))
+        if isinstance(ended, Exception):
+            raise ended
+
+    async def _keep_watching(self) -> None:
+        try:
+            while True:
+                began = time.monotonic()
+                await self.look()
+                await asyncio.sleep(max(TICK, WATCH_SHARE * (time.monotonic() - began)))
+        except (PermanentError, TemporaryError) as error:
+            log.warning("a sandbox is ended: %s", error)
+            while self._handle < 0:  # found wanting before it was there
+                self.seize()
+                await asyncio.sleep(TICK)
+        finally:
+            self._kill()
+
+    def _kill(self) -> None:
         if self._handle >= 0:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)
-            ended = select.poll()
-            ended.register(self._handle, select.POLLIN)
-            await asyncio.to_thread(ended.poll, END_SECONDS * 1000)
-            os.close(self._handle)
-            self._handle = -1
-        if self._status >= 0:
-            os.close(self._status)
-            self._status = -1
+
+    def enter(self) -> list[str]:
+        """The lines of the launcher that bring it under the limits that hold for all of the sandbox together."""
+        return [self._group.enter()] if self._group else []
+
+    def _written(self) -> list[str]:
+        """The CLI's own directory, as the launcher found it in its environment."""
+        told = self._place / "directory"
+        return [told.read_text()] if told.exists() else []
 
 
-def write_launcher(path: Path, policy: Policy) -> Inside:
-    """Write the program that the SDK starts in place of the CLI: the same CLI, inside the sandbox; returns the hold on
-    what it will start.
+def launch(place: Path, policy: Policy, command: Sequence[str] = ()) -> Inside:
+    """Write the program that starts this command in the sandbox, or, for the SDK to start in place of the CLI, the same
+    CLI; returns the hold on what it will start.
 
     The transcript directory has one path inside and outside, taken from the environment at each start: the SDK names
     another one on resume, and mirrors nothing when the two differ. bubblewrap itself starts without an environment: it
     stays as process 1 inside, where /proc/1/environ would show the daemon's."""
-    status = path.with_name("status")
-    os.mkfifo(status, 0o600)
-    held = Inside(os.open(status, os.O_RDONLY | os.O_NONBLOCK))
-    command = shlex.join([*arguments(policy), "--json-status-fd", "9"])
-    directory = '--bind "$CLAUDE_CONFIG_DIR" "$CLAUDE_CONFIG_DIR" --setenv CLAUDE_CONFIG_DIR "$CLAUDE_CONFIG_DIR"'
-    start = f'exec /usr/bin/env -i {command} {directory} --remount-ro / -- {CLI} "$@"'
-    path.write_text(f"#!/bin/sh\nexec 9>{shlex.quote(str(status))}\n{start}\n")
-    path.chmod(0o700)
+    held = Inside(place, policy)
+    (place / "filter").write_bytes(seccomp.program())
+    here = shlex.quote(str(place))
+    lines = ["#!/bin/sh -e", f"cd {here}", "exec 8<filter 9>status", *held.enter()]
+    if command:
+        directory, program = "", shlex.join([LIMITED, shlex.join(command)])
+    else:
+        lines.append('printf %s "$CLAUDE_CONFIG_DIR" >directory')
+        directory = '--bind "$CLAUDE_CONFIG_DIR" "$CLAUDE_CONFIG_DIR" --setenv CLAUDE_CONFIG_DIR "$CLAUDE_CONFIG_DIR"'
+        program = f'{CLI} "$@"'
+    sandbox = shlex.join([*arguments(policy), "--seccomp", "8", "--json-status-fd", "9"])
+    limits = shlex.join(bounds(policy.limits))
+    lines.append(f"exec /usr/bin/env -i {sandbox} {directory} --remount-ro / -- {limits} {program}")
+    held.launcher.write_text("\n".join(lines) + "\n")
+    held.launcher.chmod(0o700)
     return held
 
 
-async def run(policy: Policy, command: Sequence[str], *, timeout: float) -> Finished:
+async def run(
+    policy: Policy, command: Sequence[str], *, timeout: float, environment: Mapping[str, str] = MappingProxyType({})
+) -> Finished:
     """Run a program in a sandbox of its own to its end. TemporaryError after `timeout` seconds, and when it prints more
-    than a program of ours would (it is killed)."""
-    ours, theirs = os.pipe()
+    than a program of ours would (it is killed); PermanentError when it takes more than the policy allows."""
+    place = Path(tempfile.mkdtemp(prefix="program-"))
+    held = launch(place, policy, command)
+    process = None
     try:
         process = await asyncio.create_subprocess_exec(
-            *arguments(policy),
-            *("--json-status-fd", str(theirs), "--remount-ro", "/", "--", *command),
+            held.launcher,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={},
-            pass_fds=(theirs,),
+            env=environment,
         )
-    except OSError:
-        os.close(ours)
-        raise
-    finally:
-        os.close(theirs)
-    os.set_blocking(ours, False)
-    held = Inside(ours)
-    try:
         async with asyncio.timeout(timeout):
             output, errors = await asyncio.gather(_capped(process.stdout), _capped(process.stderr))
             await process.wait()
+        await held.look()
     except TimeoutError as error:
         raise TemporaryError(f"{command[0]} took longer than {timeout:.0f} s in the sandbox") from error
     finally:
         await held.end()
-        if process.returncode is None:
+        if process and process.returncode is None:
             process.kill()
             await process.wait()
+        await remove(place)
     return Finished(process.returncode or 0, output.decode(errors="replace"), errors.decode(errors="replace"))
+
+
+async def remove(*paths: Path) -> None:
+    """Remove what code in a sandbox wrote: by programs, since it can nest directories deeper than Python can follow,
+    and with our rights given back, which it can take away."""
+    for command in (("chmod", "-R", "u+rwX", "--"), ("rm", "-rf", "--")):
+        process = await asyncio.create_subprocess_exec(
+            *command, *paths, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+        )
+        await process.wait()
 
 
 async def _capped(stream: asyncio.StreamReader | None) -> bytes:
@@ -134,19 +227,3 @@ async def _capped(stream: asyncio.StreamReader | None) -> bytes:
         if len(text) > MAX_PRINTED:
             raise TemporaryError(f"a program in the sandbox printed more than {MAX_PRINTED} bytes")
     return bytes(text)
-
-
-async def check(policy: Policy) -> None:
-    """Start a real sandbox and look at its boundary from inside. ConfigError with the mend when it cannot be had."""
-    probe = "test ! -w /proc/sys/kernel/core_pattern && test ! -e /root && test -e /etc/passwd && python3 -c pass"
-    try:
-        finished = await run(policy, ["/bin/sh", "-c", probe], timeout=30)
-    except FileNotFoundError:
-        raise ConfigError("bubblewrap is missing: apt-get install bubblewrap") from None
-    if finished.code == 0:
-        return
-    reason = finished.errors.strip().splitlines()[-1:] or ["a probe inside it failed"]
-    raise ConfigError(
-        f"the sandbox cannot be had: {reason[0]}; where user namespaces are off: "
-        "sysctl -w kernel.unprivileged_userns_clone=1 (and kernel.apparmor_restrict_unprivileged_userns=0 on Ubuntu)"
-    )

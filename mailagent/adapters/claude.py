@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from claude_agent_sdk.types import HookEvent
 from mailagent import config
 from mailagent.adapters import bubblewrap
 from mailagent.adapters.gateway import Gateway, Meter
+from mailagent.adapters.host import limits
 from mailagent.adapters.transcripts import OneTranscript, RedisTranscripts
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.core.errors import PermanentError, TemporaryError
@@ -49,6 +50,10 @@ WRITING = ("Bash", "Write", "Edit")
 SETTINGS = {"includeCoAuthoredBy": False, "includeGitInstructions": False}
 PROFILE_SECONDS = 120.0
 START_SECONDS = 30.0
+INTERRUPT_SECONDS = 5.0
+MAX_NOTED = 200
+"""Lines of the CLI's standard error that one session may put into the log."""
+
 PROFILE_BYTES = 2048
 """What one table's profile may take in the prompt."""
 
@@ -88,7 +93,7 @@ class ClaudeAgent:
         socket = self._settings.runtime_dir / f"{secrets.token_hex(6)}.sock"
         async with _removed(place), self._gateway.listen(socket, payer) as meter:
             policy = self._policy(Path(workspace.path), socket)
-            inside = bubblewrap.write_launcher(place / "launch", policy)
+            inside = bubblewrap.launch(place, policy)
             options = self._options(session, store, place, known=known, skills=skills or SKILLS)
             options.hooks = self._hooks(workspace, store)
             client = ClaudeSDKClient(options)
@@ -125,15 +130,7 @@ class ClaudeAgent:
         return {"PostToolUse": [writing], "PostToolUseFailure": [writing]}
 
     def _policy(self, root: Path, socket: Path) -> Policy:
-        sandbox = self._settings.sandbox
-        return Policy(
-            host=self._settings.host,
-            workspace=str(root),
-            model_socket=str(socket),
-            tmp_bytes=sandbox.tmp_mb << 20,
-            home_bytes=sandbox.home_mb << 20,
-            command_seconds=sandbox.command_seconds,
-        )
+        return Policy(self._settings.host, str(root), str(socket), limits(self._settings.sandbox))
 
     def _options(
         self, session: SessionId, store: SessionStore, place: Path, *, known: bool, skills: Sequence[str]
@@ -162,7 +159,7 @@ class ClaudeAgent:
             strict_mcp_config=True,
             verbatim_prompts=True,
             max_buffer_size=32 << 20,
-            stderr=lambda line: log.info("cli: %s", line),
+            stderr=_noting(),
         )
 
 
@@ -203,9 +200,26 @@ class ClaudeSession:
             await self._connecting
             self._inside.seize()
             await self._client.query(turn.prompt)
-            return await self._outcome()
+            outcome = await self._outcome()
+            await self._inside.look()
+            return outcome
+        except asyncio.CancelledError:  # the deadline, or a daemon that stops
+            await self._interrupt()
+            raise
+        except TemporaryError as error:
+            if self._inside.failure:
+                raise self._inside.failure from error
+            raise
         except ClaudeSDKError as error:
-            raise TemporaryError(f"the agent's process failed: {error}") from error
+            raise self._inside.failure or TemporaryError(f"the agent's process failed: {error}") from error
+
+    async def _interrupt(self) -> None:
+        """Let the agent stop by itself, so that its transcript says so; what has not stopped soon is killed later."""
+        with suppress(ClaudeSDKError, TimeoutError):
+            async with asyncio.timeout(INTERRUPT_SECONDS):
+                await self._client.interrupt()
+                async for _ in self._client.receive_response():
+                    pass
 
     async def _outcome(self) -> Outcome:
         said, checkpointed = "", True
@@ -229,6 +243,18 @@ class ClaudeSession:
         """By the gateway's account: what the CLI says, code in the sandbox can say in its place."""
         meter = self._meter
         return Usage(self._model, meter.requests, meter.input_tokens, meter.output_tokens, meter.dollars)
+
+
+def _noting() -> Callable[[str], None]:
+    """Logs what the CLI says on its standard error: code inside can write there too, so no more than some lines, each
+    cut and without control characters."""
+    left = iter(range(MAX_NOTED))
+
+    def note(line: str) -> None:
+        if next(left, None) is not None:
+            log.info("cli: %.500r", line)
+
+    return note
 
 
 def _raise_unless_done(result: ResultMessage, meter: Meter) -> None:
@@ -269,13 +295,11 @@ def _read_capped(path: Path, limit: int) -> str:
 
 @asynccontextmanager
 async def _removed(place: Path) -> AsyncIterator[None]:
-    """Remove the directory afterwards: by a program, since code in the sandbox can nest directories deeper than Python
-    can follow."""
+    """Remove the directory afterwards."""
     try:
         yield
     finally:
-        remover = await asyncio.create_subprocess_exec("rm", "-rf", "--", str(place), stderr=asyncio.subprocess.DEVNULL)
-        await remover.wait()
+        await bubblewrap.remove(place)
 
 
 async def _close(client: ClaudeSDKClient, connecting: "asyncio.Task[None]") -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from mailagent.config import Config
+from mailagent.config import Config, Sandbox
 from mailagent.core.errors import ConfigError
-from mailagent.core.policy import Host
+from mailagent.core.policy import Host, Limits
 
 FALLBACK_UID = 64923
 """Runs what root started where no user `mailagent` exists: in systemd's range for users that are made up on the fly."""
@@ -24,10 +24,11 @@ PR_SET_NO_NEW_PRIVS = 38
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing the daemon needs: "" in `mend` when it is there."""
+    """One thing the daemon needs: "" in `mend` when it is there, and then perhaps more about it."""
 
     name: str
     mend: str
+    words: str = ""
 
 
 def share() -> Path:
@@ -52,6 +53,20 @@ def parts(config: Config, etc: Path) -> Host:
         chart_style=str(share() / "config" / "matplotlibrc"),
         font_cache=str(fonts[0]) if fonts else "",
         etc=str(etc),
+    )
+
+
+def limits(sandbox: Sandbox) -> Limits:
+    """The limits that these settings ask for."""
+    return Limits(
+        memory_bytes=sandbox.memory_mb << 20,
+        tmp_bytes=sandbox.tmp_mb << 20,
+        home_bytes=sandbox.home_mb << 20,
+        disk_bytes=sandbox.disk_mb << 20,
+        files=sandbox.files,
+        processes=sandbox.processes,
+        cpus=sandbox.cpus,
+        command_seconds=sandbox.command_seconds,
     )
 
 

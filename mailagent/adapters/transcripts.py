@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,13 @@ log = logging.getLogger(__name__)
 MAX_TURN_BYTES = 64 * 1024 * 1024
 MAX_KEPT = 1000
 """Tool uses of one turn whose results may still come: code in the sandbox can claim any number."""
+ENTRY_BYTES = 256
+"""What an entry takes beside its text, here and in Redis."""
+
+BESIDE = re.compile(r"[\w./-]{1,200}", re.ASCII)
+"""A name beside the session's own transcript: on resume the SDK makes a file of it."""
+
+MAX_BESIDE = 100
 
 
 class RedisTranscripts(SessionStore):
@@ -126,6 +134,7 @@ class OneTranscript(RedisTranscripts):
         self._own = (project, session)
         self._workspace = workspace
         self._left = MAX_TURN_BYTES
+        self._beside: set[str] = set()
         self._waiting: list[_Line] = []
         self._writing = asyncio.Lock()
         self._numbers = itertools.count(1)
@@ -140,7 +149,7 @@ class OneTranscript(RedisTranscripts):
     async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
         self._check(key)
         lines = [self._line(_path(key), entry) for entry in entries]
-        self._left -= sum(len(line.entry) for line in lines)
+        self._left -= sum(len(line.entry) + ENTRY_BYTES for line in lines)
         if self._left < 0:
             raise ValueError(f"more than {MAX_TURN_BYTES} bytes of transcript in one turn")
         self._waiting += lines
@@ -180,6 +189,10 @@ class OneTranscript(RedisTranscripts):
     def _check(self, key: SessionKey | SessionListSubkeysKey) -> None:
         if (key["project_key"], key["session_id"]) != self._own:
             raise ValueError("this transcript is another session's")
+        if path := key.get("subpath"):
+            self._beside.add(str(path))
+            if len(self._beside) > MAX_BESIDE or not BESIDE.fullmatch(str(path)):
+                raise ValueError("more transcripts beside this session's than it can have, or under an odd name")
 
 
 def transcript_of(directory: str, session: SessionId) -> str:

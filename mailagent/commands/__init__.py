@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 from mailagent import daemon
-from mailagent.adapters import bubblewrap, host, keys
+from mailagent.adapters import bubblewrap, cgroups, host, keys
 from mailagent.adapters.disk import Disk
 from mailagent.adapters.imap import ImapInbox
 from mailagent.adapters.parser import ChildParser
@@ -23,6 +23,13 @@ from mailagent.flow.admission import new_job
 from mailagent.ports import Submission
 
 LOOK_SECONDS = 0.1
+
+LIMITS = {
+    True: "control groups (cgroup v2) bound memory, processors and processes; disk is watched",
+    False: "no control groups were delegated to this process (the service has them): memory and disk are watched, "
+    "processes bounded by rlimits, processors only shared fairly",
+}
+"""What doctor says of the limits in force, by whether there are control groups."""
 
 
 async def answer(config: Config, raw: bytes) -> bytes:
@@ -95,21 +102,22 @@ async def diagnose(config: Config) -> list[host.Check]:
     """Every check there is, those that start something included: a sandbox, the mailbox."""
     found = list(host.checks(config))
     if not any(check.mend for check in found):
-        found.append(await _diagnose_sandbox(config))
+        found += await _diagnose_sandbox(config)
     found.append(await diagnose_disk(config))
     if config.imap.auth == "password":  # root's token_command may want files that we, no longer root, cannot read
         found.append(await _diagnose_mailbox(config))
     return found
 
 
-async def _diagnose_sandbox(config: Config) -> host.Check:
+async def _diagnose_sandbox(config: Config) -> list[host.Check]:
     with tempfile.TemporaryDirectory() as directory:
         bubblewrap.write_etc(Path(directory) / "etc")
         try:
-            await daemon.check_sandbox(host.parts(config, Path(directory) / "etc"), Path(directory))
+            tried = await daemon.check_sandbox(config, host.parts(config, Path(directory) / "etc"), Path(directory))
         except ConfigError as error:
-            return host.Check("sandbox", str(error))
-    return host.Check("sandbox", "")
+            return [host.Check("sandbox", str(error))]
+    refused = f"{len(tried)} attempts refused: {', '.join(tried)}"
+    return [host.Check("sandbox", "", refused), host.Check("its limits", "", LIMITS[cgroups.delegated() is not None])]
 
 
 async def diagnose_disk(config: Config) -> host.Check:

@@ -1,4 +1,5 @@
-"""What a sandbox may see and do, as the arguments of bubblewrap: nothing else decides it."""
+"""What a sandbox may see and use, as arguments of bubblewrap, limits and settings of a control group: nothing else
+decides it, but core/syscalls.py which system calls its code may make."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ PLUGIN = "/opt/mailagent"
 CLI = "/opt/claude/claude"
 MODEL_SOCKET = "/run/model.sock"
 HOME = "/home/agent"
+TMP = "/tmp"  # noqa: S108 - a tmpfs of the sandbox's own
+SHM = "/dev/shm"  # noqa: S108
+LIMITED = "/etc/limited"
 
 SKILLS = ("reply", "profile", "tables", "charts", "sql")
 """The skills that are offered to the model, in this order."""
@@ -31,7 +35,32 @@ class Host:
     font_cache: str
     """The prebuilt matplotlib font list; "" when there is none."""
     etc: str
-    """A directory with passwd, group, hosts and nsswitch.conf made for the sandbox."""
+    """A directory with passwd, group, hosts, nsswitch.conf and `limited` made for the sandbox."""
+    control_groups: str = ""
+    """The subtree of control groups in which each sandbox gets one; "" where none was delegated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What all processes of one sandbox together may take; `command_seconds` is for one command of the agent."""
+
+    memory_bytes: int
+    tmp_bytes: int
+    home_bytes: int
+    disk_bytes: int
+    files: int
+    processes: int
+    cpus: float
+    command_seconds: float
+
+
+TOOLS_SHARE = 0.75
+"""How much of the whole one process may take of memory, one file of the disk, and all commands of the agent of the
+processes: they fail, and the agent goes on."""
+
+OPEN_FILES = 4096
+CPU_PERIOD = 100_000
+"""Microseconds, cgroup-v2's default for cpu.max."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +70,7 @@ class Policy:
     host: Host
     workspace: str
     model_socket: str
-    tmp_bytes: int
-    home_bytes: int
-    command_seconds: float
+    limits: Limits
 
 
 def arguments(policy: Policy) -> list[str]:
@@ -52,12 +79,14 @@ def arguments(policy: Policy) -> list[str]:
     No network, no host files but those of `Host` read-only, own pid, ipc, uts and user namespace, no capabilities, no
     nested user namespaces, an empty environment, sized tmpfs. /proc/sys is read-only because a file there belongs to
     the host's uid 0 whatever the namespace says; in/, work/ and out/ are mounts of their own, so that code inside
-    cannot replace them by links that the daemon would follow."""
+    cannot replace them by links that the daemon would follow. What holds them, where the CLI and all scripts start, is
+    read-only: programs load files by their name from there (`.env`, `matplotlibrc`, `CLAUDE.md`), in later turns
+    too."""
     return [
         policy.host.bwrap,
         *_isolation(),
         *_system(policy.host),
-        *_memory(policy),
+        *_memory(policy.limits),
         *_fonts(policy.host),
         *_workspace(policy.workspace),
         *(["--ro-bind", policy.model_socket, MODEL_SOCKET] if policy.model_socket else []),
@@ -67,9 +96,41 @@ def arguments(policy: Policy) -> list[str]:
     ]
 
 
+def bounds(limits: Limits) -> list[str]:
+    """The command that starts every other one in the sandbox, with limits that nothing below it can raise again.
+
+    It must run inside: the number of processes is counted for each user namespace (since Linux 5.14), but against the
+    limit that the process had when it made the namespace, too, with all processes of the daemon's user."""
+    return [
+        "/usr/bin/prlimit",
+        f"--nproc={limits.processes}",
+        f"--fsize={int(limits.disk_bytes * TOOLS_SHARE)}",
+        f"--nofile={OPEN_FILES}",
+        "--core=0",
+        "--",
+    ]
+
+
+def tool_limits(limits: Limits) -> str:
+    """Options of bash's ulimit for each command of the agent: data in KB, processes, CPU seconds."""
+    data = int(limits.memory_bytes * TOOLS_SHARE) >> 10
+    seconds = max(1, int(limits.command_seconds * limits.cpus))
+    return f"-d {data} -u {int(limits.processes * TOOLS_SHARE)} -t {seconds}"
+
+
+def control(limits: Limits) -> Mapping[str, str]:
+    """The files of the sandbox's control group, and what is written to them."""
+    return {
+        "memory.max": str(limits.memory_bytes),
+        "memory.swap.max": "0",
+        "pids.max": str(limits.processes),
+        "cpu.max": f"{int(limits.cpus * CPU_PERIOD)} {CPU_PERIOD}",
+    }
+
+
 def environment(policy: Policy) -> Mapping[str, str]:
     """Every variable inside, beside CLAUDE_CONFIG_DIR; the key is a placeholder, the gateway adds the real one."""
-    milliseconds = str(int(policy.command_seconds * 1000))
+    milliseconds = str(int(policy.limits.command_seconds * 1000))
     return {
         "PATH": f"{ANALYSIS}/bin:/usr/bin:/bin",
         "HOME": HOME,
@@ -77,7 +138,7 @@ def environment(policy: Policy) -> Mapping[str, str]:
         "SHELL": "/bin/bash",
         "LANG": "C.UTF-8",
         "TZ": "UTC",
-        "TMPDIR": "/tmp",  # noqa: S108 - a tmpfs of the sandbox's own
+        "TMPDIR": TMP,
         "PYTHONSAFEPATH": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "MPLBACKEND": "Agg",
@@ -93,7 +154,9 @@ def environment(policy: Policy) -> Mapping[str, str]:
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
         "CLAUDE_CODE_MAX_RETRIES": "3",
+        "CLAUDE_CODE_SHELL_PREFIX": LIMITED,
         "DISABLE_AUTOUPDATER": "1",
+        "TOOL_LIMITS": tool_limits(policy.limits),
     }
 
 
@@ -121,11 +184,11 @@ def _system(host: Host) -> list[str]:
     ]
 
 
-def _memory(policy: Policy) -> list[str]:
+def _memory(limits: Limits) -> list[str]:
     return [
-        *("--size", str(policy.tmp_bytes), "--tmpfs", "/tmp"),  # noqa: S108
-        *("--size", str(policy.tmp_bytes), "--tmpfs", "/dev/shm"),  # noqa: S108
-        *("--size", str(policy.home_bytes), "--tmpfs", HOME),
+        *("--size", str(limits.tmp_bytes), "--tmpfs", TMP),
+        *("--size", str(limits.tmp_bytes), "--tmpfs", SHM),
+        *("--size", str(limits.home_bytes), "--tmpfs", HOME),
         *("--remount-ro", "/dev"),
     ]
 
@@ -139,4 +202,4 @@ def _fonts(host: Host) -> list[str]:
 
 def _workspace(path: str) -> list[str]:
     inner = [part for name in ("work", "out") for part in ("--bind", f"{path}/{name}", f"{WORKSPACE}/{name}")]
-    return ["--bind", path, WORKSPACE, *inner, "--ro-bind", f"{path}/in", f"{WORKSPACE}/in"]
+    return ["--ro-bind", path, WORKSPACE, *inner, "--ro-bind", f"{path}/in", f"{WORKSPACE}/in"]

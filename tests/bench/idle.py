@@ -11,6 +11,7 @@ import statistics
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 from imapclient import IMAPClient
 
@@ -52,14 +53,15 @@ class Listener:
 def note_accepted(at: Account) -> asyncio.Queue[float]:
     """The moments at which Redis has said that a job is stored."""
     accepted: asyncio.Queue[float] = asyncio.Queue()
-    accept = at.parts.jobs.accept
+    take_over = at.parts.jobs.take_over
 
-    async def noted(job: Job, move: CursorMove | None) -> object:
-        result = await accept(job, move)
-        accepted.put_nowait(time.perf_counter())
+    async def noted(jobs: Sequence[Job], move: CursorMove) -> bool:
+        result = await take_over(jobs, move)
+        for _ in jobs:
+            accepted.put_nowait(time.perf_counter())
         return result
 
-    at.parts.jobs.accept = noted  # type: ignore[method-assign, assignment]
+    at.parts.jobs.take_over = noted  # type: ignore[method-assign]
     return accepted
 
 

@@ -10,9 +10,11 @@ from claude_agent_sdk.testing import run_session_store_conformance
 from redis.asyncio import Redis
 
 from mailagent.adapters.redis import connect
-from mailagent.adapters.transcripts import RedisTranscripts
+from mailagent.adapters.transcripts import ENTRY_BYTES, MAX_BESIDE, MAX_TURN_BYTES, RedisTranscripts
 from mailagent.core.errors import TemporaryError
-from mailagent.core.values import SessionId
+from mailagent.core.values import SessionId, ThreadId
+from mailagent.ports import Workspace
+from tests.leases import Leases
 
 SESSION = SessionId(str(UUID(int=5)))
 PROJECT = project_key_for_directory("/workspace")
@@ -30,6 +32,13 @@ async def client(redis_url: str) -> AsyncIterator[Redis]:
 @pytest.fixture
 def transcripts(client: Redis) -> RedisTranscripts:
     return RedisTranscripts(client, retention_seconds=1000)
+
+
+@pytest.fixture
+async def workspace(client: Redis) -> Workspace:
+    """One under a lease."""
+    thread = ThreadId("thread")
+    return Workspace(thread, "", await Leases(client).take(thread))
 
 
 def entry(uuid: str = "", **more: Any) -> SessionStoreEntry:
@@ -105,3 +114,42 @@ async def test_a_store_that_is_away_is_a_temporary_error(tmp_path: Any) -> None:
         transcripts = RedisTranscripts(nowhere, retention_seconds=1000)
         with pytest.raises(TemporaryError):
             await transcripts.append(MAIN, [entry("a")])
+
+
+async def test_a_session_writes_its_own_transcript_and_no_other(
+    transcripts: RedisTranscripts, workspace: Workspace
+) -> None:
+    own = transcripts.only("/workspace", SESSION, workspace)
+    await own.append(MAIN, [entry("a")])
+    await own.append(SUBAGENT, [entry("b")])
+    assert await transcripts.load(MAIN) == [entry("a")]
+    assert await transcripts.list_subkeys({"project_key": PROJECT, "session_id": SESSION}) == ["subagents/agent-1"]
+    others = (SessionKey(project_key=PROJECT, session_id="x"), SessionKey(project_key="-etc", session_id=SESSION))
+    for other in others:
+        with pytest.raises(ValueError, match="another session"):
+            await own.append(other, [entry("c")])
+
+
+@pytest.mark.parametrize("name", ["a" * 201, "a b", "a\nb", "ü"])
+async def test_beside_it_only_names_that_a_file_can_have(
+    transcripts: RedisTranscripts, workspace: Workspace, name: str
+) -> None:
+    """The SDK makes a file of each when the session is resumed: one that cannot be made would end the thread."""
+    with pytest.raises(ValueError, match="odd name"):
+        await transcripts.only("/workspace", SESSION, workspace).append({**MAIN, "subpath": name}, [entry("a")])
+
+
+async def test_beside_it_no_more_than_redis_can_bear(transcripts: RedisTranscripts, workspace: Workspace) -> None:
+    own = transcripts.only("/workspace", SESSION, workspace)
+    for number in range(MAX_BESIDE):
+        await own.append({**MAIN, "subpath": f"subagents/agent-{number}"}, [entry("a")])
+    with pytest.raises(ValueError, match="more transcripts"):
+        await own.append({**MAIN, "subpath": "subagents/one-more"}, [entry("a")])
+
+
+async def test_many_small_entries_are_as_much_as_a_large_one(
+    transcripts: RedisTranscripts, workspace: Workspace
+) -> None:
+    own = transcripts.only("/workspace", SESSION, workspace)
+    with pytest.raises(ValueError, match="bytes of transcript"):
+        await own.append(MAIN, [entry()] * (MAX_TURN_BYTES // ENTRY_BYTES))

@@ -16,10 +16,12 @@ from typing import Any
 
 import pandas as pd
 
+from mailagent.adapters.watch import TOO_MUCH_DISK
 from mailagent.demo import story
 from mailagent.demo.mailserver import MailServer
 from mailagent.demo.rules import RulesModel
 from tests.daemon import Daemon, daemon, mailagent
+from tests.sandboxes import lax_bubblewrap
 from tests.settings import settings_text
 
 AGENT, CUSTOMER, STRANGER = "agent@demo.test", story.CUSTOMER, "stranger@example.org"
@@ -236,6 +238,33 @@ async def test_a_stopped_daemon_gives_its_running_turn_back_and_the_next_one_end
         async with daemon(short_path, text) as running:
             at = World(server, model, running, short_path)
             assert "Done after all." in _text(await at.reply_to(mail))
+
+
+async def test_code_that_writes_too_much_ends_as_one_reply_and_the_thread_goes_on(short_path: Path) -> None:
+    flood = "for n in $(seq 40); do head -c 20M /dev/zero >work/$n; done; exec sleep 60"
+    call = {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {"command": flood}}
+    replay = [[call], *[[{"type": "text", "text": "All is well again."}]] * 3]
+    async with world(short_path, replay=replay, more="[sandbox]\ndisk_mb = 100") as at:
+        first = _mail("What is the sum?", [("a.csv", b"name,x\nn,1\nm,2\n")])
+        await at.send(first)
+        reply = await at.reply_to(first)
+        assert TOO_MUCH_DISK in " ".join(_text(reply).split())
+        second = story.follow_up(reply, "Then only the first row.")
+        await at.send(second)
+        assert "All is well again." in _text(await at.reply_to(second))
+        assert len(at.server.messages(CUSTOMER)) == 2
+
+
+async def test_a_daemon_whose_sandbox_does_not_hold_serves_nobody(short_path: Path) -> None:
+    settings = short_path / "mailagent.toml"
+    lax = lax_bubblewrap(short_path, ["--remount-ro /"])
+    settings.write_text(settings_text(short_path, model_url="http://127.0.0.1:9", more=f'[sandbox]\nbwrap = "{lax}"\n'))
+    code, _, errors = await mailagent(short_path, "run", settings)
+    assert code == 2
+    assert "write beside the workspace" in errors
+    code, output, _ = await mailagent(short_path, "doctor", settings)
+    assert code == 1
+    assert "write beside the workspace" in output
 
 
 async def test_the_daemon_refuses_to_start_without_what_it_needs(short_path: Path) -> None:

@@ -56,7 +56,7 @@ WAIT = "until test -e work/go; do /usr/bin/sleep 0.01; done"
 async def test_another_host_goes_on_after_the_last_tool_that_ended(short_path: Path) -> None:
     replay = [
         bash("echo one > work/state; echo did-$((1))"),
-        bash(f"echo two > work/state; touch work/begun; {WAIT}; echo did-$((2)); kill -9 $PPID; read"),
+        bash(f"echo two > work/state; touch work/begun; {WAIT}; echo did-$((2)); kill -9 $CLAUDE_PID; read"),
         bash("cat work/state; ls work"),
         text("done"),
     ]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mailagent.adapters.cgroups import WANTED
 from mailagent.config import SECRETS, Agent, Storage
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
@@ -49,6 +50,10 @@ def test_bubblewrap_keeps_what_it_needs() -> None:
     assert settings("SystemCallFilter") >= {"@system-service", "@mount", "sethostname"}
     breaking = "ProtectHostname|ProtectKernelTunables|ProcSubset|ProtectControlGroups|MemoryDenyWriteExecute"
     assert settings(f"(?:{breaking})") == set()
+
+
+def test_control_groups_are_handed_over() -> None:
+    assert settings("Delegate") == set(WANTED)
 
 
 def test_a_stopping_daemon_has_time_to_drain() -> None:

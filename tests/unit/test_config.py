@@ -177,6 +177,13 @@ def test_xoauth2_wants_a_command_and_no_password() -> None:
     assert config.imap.token_command == config.smtp.token_command == ("/usr/local/bin/token", "--scope", "mail")
 
 
+def test_files_in_memory_leave_room_for_processes() -> None:
+    fits = f"{SMALL}\n[sandbox]\nmemory_mb = 500\ntmp_mb = 100\nhome_mb = 50\n"
+    assert load(fits, PASSWORD, {}).sandbox.memory_mb == 500
+    (fault,) = faults(fits.replace("= 500", "= 499"))
+    assert fault.startswith("sandbox.memory_mb is too small")
+
+
 PLACES = (
     "[secrets]\nimap_password = '%s'",
     "[imap]\npassword = '%s'",

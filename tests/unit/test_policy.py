@@ -2,7 +2,7 @@
 
 import itertools
 
-from mailagent.core.policy import Host, Policy, arguments, environment
+from mailagent.core.policy import Host, Limits, Policy, arguments, bounds, control, environment
 
 HOST = Host(
     "bwrap",
@@ -14,7 +14,17 @@ HOST = Host(
     "/x/fontlist-v1.json",
     "/x/etc",
 )
-POLICY = Policy(HOST, "/state/threads/t/files", "/run/t.sock", 1 << 20, 2 << 20, 60.0)
+LIMITS = Limits(
+    memory_bytes=1 << 30,
+    tmp_bytes=1 << 20,
+    home_bytes=2 << 20,
+    disk_bytes=3 << 20,
+    files=100,
+    processes=200,
+    cpus=1.5,
+    command_seconds=60.0,
+)
+POLICY = Policy(HOST, "/state/threads/t/files", "/run/t.sock", LIMITS)
 
 
 def test_nothing_of_the_boundary_is_missing() -> None:
@@ -28,7 +38,7 @@ def test_nothing_of_the_boundary_is_missing() -> None:
 def test_only_the_workspace_is_writable() -> None:
     flags = arguments(POLICY)
     writable = [flags[at + 1] for at, flag in enumerate(flags) if flag in ("--bind", "--bind-try", "--dev-bind")]
-    assert writable == ["/state/threads/t/files", "/state/threads/t/files/work", "/state/threads/t/files/out"]
+    assert writable == ["/state/threads/t/files/work", "/state/threads/t/files/out"]
 
 
 def test_proc_sys_is_read_only_after_proc_is_mounted() -> None:
@@ -52,7 +62,21 @@ def test_no_key_is_inside_and_attachments_are_never_imported() -> None:
 
 
 def test_a_sandbox_without_a_model_has_no_socket() -> None:
-    without = Policy(HOST, "/w", "", 1, 1, 1.0)
+    without = Policy(HOST, "/w", "", LIMITS)
     assert "/run/model.sock" not in [
         arguments(without)[at + 2] for at, f in enumerate(arguments(without)) if f == "--ro-bind"
     ]
+
+
+def test_commands_of_the_agent_may_take_less_than_the_whole() -> None:
+    assert environment(POLICY)["TOOL_LIMITS"] == "-d 786432 -u 150 -t 90"
+    assert {"--nproc=200", "--fsize=2359296"} <= set(bounds(LIMITS))
+
+
+def test_a_control_group_never_swaps() -> None:
+    assert control(LIMITS) == {
+        "memory.max": str(1 << 30),
+        "memory.swap.max": "0",
+        "pids.max": "200",
+        "cpu.max": "150000 100000",
+    }

@@ -1,0 +1,89 @@
+"""Control groups (cgroup v2): one for each sandbox, in the subtree that the service manager handed to us, if it did."""
+
+import asyncio
+import os
+import shlex
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from mailagent.core.errors import TemporaryError
+
+OURS = "main"
+"""Where we are ourselves: a group that has limits for groups below it may hold no process (no internal processes)."""
+
+NEEDED = ("memory", "pids")
+WANTED = ("memory", "pids", "cpu")
+TICK = 0.01
+
+
+def delegated() -> Path | None:
+    """The subtree that is ours, with us moved out of the way; None where there is none that bounds memory and pids.
+
+    systemd marks what it hands over (Delegate=) with an attribute: elsewhere, to write would be to meddle with it."""
+    found = _own()
+    if found is None:
+        return None
+    root = found.parent if found.name == OURS else found
+    try:
+        if os.getxattr(root, "user.delegate") != b"1":
+            return None
+        controllers = (root / "cgroup.controllers").read_text().split()
+        if any(name not in controllers for name in NEEDED):
+            return None
+        _make_room(root)
+        (root / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in WANTED if name in controllers))
+    except OSError:
+        return None
+    return root
+
+
+def _own() -> Path | None:
+    """The directory of the group that this process is in."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        mounted = next(line.split()[4] for line in lines if line.partition(" - ")[2].startswith("cgroup2 "))
+        group = next(g[3:] for g in Path("/proc/self/cgroup").read_text().splitlines() if g.startswith("0::"))
+        return Path(mounted + group)
+    return None
+
+
+def _make_room(root: Path) -> None:
+    """Move everybody to our own group, and remove the empty ones that a crash left."""
+    for left in root.iterdir():
+        if left.is_dir() and left.name != OURS:
+            with suppress(OSError):
+                left.rmdir()
+    (root / OURS).mkdir(exist_ok=True)
+    for process in (root / "cgroup.procs").read_text().split():
+        (root / OURS / "cgroup.procs").write_text(process)
+
+
+class Group:
+    """The control group of one sandbox."""
+
+    def __init__(self, root: Path, name: str, settings: Mapping[str, str]) -> None:
+        self.path = root / name
+        try:
+            self.path.mkdir()
+            for key, value in settings.items():
+                if (self.path / key).exists():  # cpu.max is missing where that controller was not handed over
+                    (self.path / key).write_text(value)
+        except OSError as error:
+            raise TemporaryError(f"no control group for a sandbox: {error}") from error
+
+    def enter(self) -> str:
+        """The line of a shell script that moves the script, and what it becomes, into the group."""
+        return f"echo 0 >{shlex.quote(str(self.path / 'cgroup.procs'))}"
+
+    def killed(self) -> int:
+        """How many processes the kernel killed here for want of memory."""
+        words = (self.path / "memory.events").read_text().split()
+        return int(words[words.index("oom_kill") + 1])
+
+    async def end(self) -> None:
+        """Kill whatever is in it, at one blow, and remove it once it is empty."""
+        (self.path / "cgroup.kill").write_text("1")
+        while "populated 1" in (self.path / "cgroup.events").read_text():  # noqa: ASYNC110
+            await asyncio.sleep(TICK)
+        self.path.rmdir()

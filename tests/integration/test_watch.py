@@ -1,0 +1,80 @@
+"""The watch over a sandbox, looking at real processes and real files."""
+
+from pathlib import Path
+
+import pytest
+
+from mailagent.adapters import bubblewrap, watch
+from mailagent.core.errors import PermanentError, TemporaryError
+from tests.sandboxes import policy_at
+
+SMALL = {"memory_mb": 200, "tmp_mb": 20, "home_mb": 10, "disk_mb": 20, "files": 50}
+WAIT = "exec sleep 60"
+
+
+async def ended(place: Path, script: str, **sandbox: int) -> str:
+    """What a sandbox is ended for that runs this script, "" when it is not."""
+    try:
+        await bubblewrap.run(policy_at(place, **{**SMALL, **sandbox}), ["/bin/bash", "-c", script], timeout=60)
+    except PermanentError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("head -c 10M /dev/zero >work/x", ""),
+        (f"for n in 1 2 3; do head -c 10M /dev/zero >work/$n; done; {WAIT}", watch.TOO_MUCH_DISK),
+        ("for n in 1 2 3; do head -c 10M /dev/zero >work/$n; done", watch.TOO_MUCH_DISK),  # gone before a look
+        ("truncate -s 10G work/hole || true", ""),
+        ("for n in $(seq 40); do >out/$n; done", ""),
+        ("for n in $(seq 60); do >out/$n; done", watch.TOO_MUCH_DISK),
+        ("mkdir work/a; head -c 10M /dev/zero >work/a/x; chmod 0 work/a", ""),
+    ],
+)
+async def test_what_is_written(short_path: Path, script: str, reason: str) -> None:
+    assert await ended(short_path, f"cd /srv; {script}") == reason
+
+
+async def test_what_took_too_much_is_removed_and_the_attachments_stay(short_path: Path) -> None:
+    script = "cd /srv; mkdir work/a; for n in $(seq 60); do >work/a/$n; done; chmod 0 work/a"
+    policy = policy_at(short_path, **SMALL)
+    workspace = Path(policy.workspace)
+    (workspace / "in" / "data.csv").write_text("a,b")
+    with pytest.raises(PermanentError):
+        await bubblewrap.run(policy, ["/bin/bash", "-c", script], timeout=60)
+    assert [path.name for path in workspace.rglob("*")] == ["in", "data.csv"]
+
+
+HOG = (
+    "python3 -c 'import mmap, time; room = mmap.mmap(-1, 300 << 20); "
+    "[room.write(bytes(1 << 20)) for _ in range(300)]; time.sleep(60)'"
+)
+"""Shared memory: no rlimit counts it."""
+
+
+async def test_a_command_that_takes_too_much_memory_is_killed_and_its_shell_is_told(short_path: Path) -> None:
+    policy = policy_at(short_path, **SMALL, processes=100)
+    finished = await bubblewrap.run(policy, ["/bin/bash", "-c", f"{HOG}; echo $?"], timeout=60)
+    assert finished.output == "137\n"
+
+
+async def test_memory_that_is_not_given_back_ends_the_sandbox(short_path: Path) -> None:
+    """What the agent started itself, its shells, is spared once; here it is the hog."""
+    assert await ended(short_path, f"exec {HOG}") == watch.TOO_MUCH_MEMORY
+
+
+async def test_files_in_memory_count(short_path: Path) -> None:
+    fill = "head -c 60M /dev/zero >/tmp/x; head -c 60M /dev/zero >/dev/shm/x"
+    room = {"memory_mb": 400, "tmp_mb": 70, "disk_mb": 200}
+    assert await ended(short_path, f"{fill}; exec {HOG}", **room) == watch.TOO_MUCH_MEMORY
+    assert await ended(short_path / "again", HOG.replace("60)", "1)"), **room) == ""
+
+
+async def test_a_disk_that_is_nearly_full_is_left_to_the_others(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "RESERVE", 1 << 60)
+    with pytest.raises(TemporaryError, match="disk"):
+        await ended(short_path, WAIT)
