@@ -19,6 +19,12 @@ RESERVE = 256 << 20
 
 PROC = Path("/proc")
 PAGE = os.sysconf("SC_PAGE_SIZE")
+DEEPEST = 100
+"""Directories within directories: no analysis needs more, and each is a handle while it is looked through."""
+
+_GONE = (FileNotFoundError, NotADirectoryError)
+"""What was there a moment ago, and is not, or is something else."""
+
 AGENT = 2
 """The agent's number inside, where bubblewrap is process 1."""
 
@@ -99,9 +105,9 @@ class Watch:
 
     def _fits(self, trees: Sequence[str], members: Sequence[int]) -> bool:
         blocks, files = self._limits.disk_bytes // 512, self._limits.files
-        devices = {Path(tree).stat().st_dev for tree in self._trees}
+        devices = {Path(tree).stat().st_dev for tree in trees}
         try:
-            for size in chain(_unlinked(members, devices), *(_sizes(tree) for tree in trees)):
+            for size in chain(_unlinked(members, devices), *(sizes(tree) for tree in trees)):
                 blocks, files = blocks - size, files - 1
                 if blocks < 0 or files < 0:
                     return False
@@ -125,34 +131,42 @@ def _free(directory: str) -> int:
     return RESERVE
 
 
-def _sizes(tree: str) -> Iterator[int]:
-    """Blocks of 512 bytes of everything below; OSError for what cannot be looked into."""
-    waiting = [tree]
-    while waiting:
-        try:
-            entries = os.scandir(_readable(waiting.pop()))
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                raise
-            continue
-        with entries:
+def sizes(tree: str) -> Iterator[int]:
+    """Blocks of 512 bytes of everything below; OSError for what cannot be looked into.
+
+    By handles, not by paths: what was a directory a moment ago may be a link to one of the host's by now."""
+    with suppress(*_GONE):
+        yield from _below(_opened(tree, None), 0)
+
+
+def _below(directory: int, depth: int) -> Iterator[int]:
+    """The same for an open directory, which is closed in the end."""
+    try:
+        if depth > DEEPEST:
+            raise OSError(errno.ENAMETOOLONG, "too deep")
+        with os.scandir(directory) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError):
+                with suppress(*_GONE):
                     info = entry.stat(follow_symlinks=False)
                     yield info.st_blocks
                     if stat.S_ISDIR(info.st_mode):
-                        waiting.append(entry.path)
+                        yield from _below(_opened(entry.name, directory), depth + 1)
+    finally:
+        os.close(directory)
 
 
-def _readable(directory: str) -> str:
+def _opened(name: str, parent: int | None) -> int:
     """The directory, whose owner we are, with our rights on it given back."""
-    if not os.access(directory, os.R_OK | os.X_OK):
-        handle = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            Path(f"/proc/self/fd/{handle}").chmod(0o700)
-        finally:
-            os.close(handle)
-    return directory
+    flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, dir_fd=parent)
+    except PermissionError:
+        handle = os.open(name, flags | os.O_PATH, dir_fd=parent)
+    try:
+        Path(f"/proc/self/fd/{handle}").chmod(0o700)
+        return os.open(f"/proc/self/fd/{handle}", os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(handle)
 
 
 def _unlinked(members: Sequence[int], devices: set[int]) -> Iterator[int]:

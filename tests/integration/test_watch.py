@@ -37,6 +37,23 @@ async def test_what_is_written(short_path: Path, script: str, reason: str) -> No
     assert await ended(short_path, f"cd /srv; {script}") == reason
 
 
+async def test_a_tree_that_nobody_can_look_through_is_too_much(short_path: Path) -> None:
+    deep = "cd /srv/work; for n in $(seq 150); do mkdir a; cd a; done"
+    assert await ended(short_path, deep, files=1000) == watch.TOO_MUCH_DISK
+
+
+def test_a_link_is_neither_followed_nor_opened_up(tmp_path: Path) -> None:
+    secret, tree = tmp_path / "secret", tmp_path / "work"
+    (secret / "below").mkdir(parents=True)
+    tree.mkdir()
+    secret.chmod(0)
+    (tree / "sub").symlink_to(secret)
+    assert len(list(watch.sizes(str(tree)))) == 1
+    assert list(watch.sizes(str(tree / "sub"))) == list(watch.sizes(str(tmp_path / "gone"))) == []
+    assert secret.stat().st_mode & 0o777 == 0
+    secret.chmod(0o700)
+
+
 async def test_what_took_too_much_is_removed_and_the_attachments_stay(short_path: Path) -> None:
     script = "cd /srv; mkdir work/a; for n in $(seq 60); do >work/a/$n; done; chmod 0 work/a"
     policy = policy_at(short_path, **SMALL)
