@@ -98,6 +98,8 @@ class Inside:
     async def look(self) -> None:
         """Look once at what the sandbox uses; raises what it must end for."""
         self.seize()
+        if not self.failure and (self._place / "too-much").exists():
+            self.failure = TemporaryError("the agent's process says too much")
         if not self.failure:
             self.failure = await asyncio.to_thread(self._watch.look)
         if self.failure:
@@ -154,6 +156,14 @@ class Inside:
         return [told.read_text()] if told.exists() else []
 
 
+RELAY = (
+    f"cat | stdbuf -o0 head -c {256 << 20} | stdbuf -o0 head -n 20000; "
+    '[ "${PIPESTATUS[0]}" = 0 ] || : >too-much'  # cat had more to say
+)
+"""Passes on what the CLI says, up to more than a hundred times what it says in a turn: the SDK begins a task for each
+line that asks something, and code inside can write lines too."""
+
+
 def launch(place: Path, policy: Policy, command: Sequence[str] = ()) -> Inside:
     """Write the program that starts this command in the sandbox, or, for the SDK to start in place of the CLI, the same
     CLI; returns the hold on what it will start.
@@ -164,15 +174,17 @@ def launch(place: Path, policy: Policy, command: Sequence[str] = ()) -> Inside:
     held = Inside(place, policy)
     (place / "filter").write_bytes(seccomp.program())
     here = shlex.quote(str(place))
-    lines = ["#!/bin/sh -e", f"cd {here}", "exec 8<filter 9>status", *held.enter()]
+    lines = ["#!/bin/bash -e", f"cd {here}"]
     if command:
         directory, program = "", shlex.join([LIMITED, shlex.join(command)])
     else:
+        lines.append(f"exec > >({RELAY})")
         lines.append('printf %s "$CLAUDE_CONFIG_DIR" >directory')
         directory = '--bind "$CLAUDE_CONFIG_DIR" "$CLAUDE_CONFIG_DIR" --setenv CLAUDE_CONFIG_DIR "$CLAUDE_CONFIG_DIR"'
         program = f'{CLI} "$@"'
     sandbox = shlex.join([*arguments(policy), "--seccomp", "8", "--json-status-fd", "9"])
     limits = shlex.join(bounds(policy.limits))
+    lines += ["exec 8<filter 9>status", *held.enter()]
     lines.append(f"exec /usr/bin/env -i {sandbox} {directory} --remount-ro / -- {limits} {program}")
     held.launcher.write_text("\n".join(lines) + "\n")
     held.launcher.chmod(0o700)
