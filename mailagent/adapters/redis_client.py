@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import (
     AuthenticationError,
+    BusyLoadingError,
     ClusterError,
     ConnectionError,
     NoPermissionError,
@@ -92,6 +93,8 @@ async def _check(client: Redis) -> list[str]:
         if isinstance(error.__cause__ or error, AuthenticationError):
             raise ConfigError(f"redis.url: the server refuses the user or the password: {error}") from error
         raise
+    if info["loading"]:  # until it has, it says that it keeps no log
+        raise BusyLoadingError("it is loading what it kept")
     faults = []
     version = str(info["redis_version"])
     if int(version.partition(".")[0]) < 7:

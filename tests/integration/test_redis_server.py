@@ -46,6 +46,28 @@ async def test_only_its_owner_reaches_it(server: PrivateRedis, short_path: Path)
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
+async def test_a_server_that_still_loads_is_away_and_not_unfit(server: PrivateRedis, short_path: Path) -> None:
+    await server.start()
+    client, _ = await connect(server.url)
+    async with client:
+        pipeline = client.pipeline(transaction=False)
+        for number in range(30_000):
+            pipeline.rpush("list", number)
+        await pipeline.execute()
+    await server.stop()
+    slow = a_program(short_path / "slow", 'exec redis-server "$@" --key-load-delay 50')  # microseconds
+    again = PrivateRedis(short_path / "state", short_path / "run", slow)
+    starting = asyncio.create_task(again.start())
+    while not (short_path / "run/redis/redis.sock").exists():
+        await asyncio.sleep(0)
+    with pytest.raises(TemporaryError, match="loading"):
+        await connect(server.url)
+    await starting
+    client, _ = await connect(server.url)
+    await client.aclose()
+    await again.stop()
+
+
 async def test_a_kill_loses_nothing_and_the_client_goes_on(server: PrivateRedis) -> None:
     await server.start()
     client, _ = await connect(server.url)
