@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from mailagent.adapters import boundary, bubblewrap, cgroups, host, redis, systemd
 from mailagent.adapters.blobs import DiskBlobs
@@ -54,6 +55,7 @@ from mailagent.ports import Blobs, Claim, Clock, Inbox, Lane, Submission
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Step = Callable[[Claim], Awaitable[None]]
 GiveUp = Callable[[Claim, str, bool], Awaitable[None]]
 Enough = Callable[[Job], bool]
@@ -61,6 +63,12 @@ Enough = Callable[[Job], bool]
 DELIVERY_PLACES = 4
 JANITOR_SECONDS = 30.0
 HOUR, DAY = 3600, 86400
+
+
+class Wrap(Protocol):
+    """Comes between the flow and one of its ports, known by name: tests let daemons die there."""
+
+    def __call__(self, name: str, port: T) -> T: ...
 
 
 class SystemClock(Clock):
@@ -87,14 +95,16 @@ class Parts:
     """Not started where a server is configured."""
 
 
-async def run(config: Config) -> None:
+async def run(config: Config, wrap: Wrap = lambda _, port: port) -> None:
     """Serve the mailbox until SIGTERM or SIGINT. ConfigError when something that is needed is missing."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with build(config) as parts, _inboxes(config) as inboxes:
+    async with build(config) as bare, _inboxes(config) as inboxes:
+        parts = _wrapped(bare, wrap)
         try:
-            await _serve(parts, [watch(parts, inbox) for inbox in inboxes], _submission(config), stopping)
+            intakes = [watch(parts, wrap("inbox", inbox)) for inbox in inboxes]
+            await _serve(parts, intakes, wrap("submission", _submission(config)), stopping)
         finally:
             systemd.notify("STOPPING=1")
 
@@ -186,6 +196,20 @@ def _workspaces(config: Config, blobs: Blobs, client: Redis) -> DiskWorkspaces:
     )
 
 
+def _wrapped(parts: Parts, wrap: Wrap) -> Parts:
+    """The parts with something between the flow and every port."""
+    jobs, blobs, parser = wrap("jobs", parts.jobs), wrap("blobs", parts.blobs), wrap("parser", parts.parser)
+    turns = replace(
+        parts.turns,
+        jobs=jobs,
+        blobs=blobs,
+        parser=parser,
+        workspaces=wrap("workspaces", parts.turns.workspaces),
+        agent=wrap("agent", parts.turns.agent),
+    )
+    return replace(parts, jobs=jobs, blobs=blobs, parser=parser, turns=turns, ledger=wrap("ledger", parts.ledger))
+
+
 def _settings(config: Config, parts_on_host: Host, runtime: Path) -> Settings:
     return Settings(config.model, config.agent, config.sandbox, parts_on_host, _shared("system-prompt.md"), runtime)
 
@@ -253,9 +277,13 @@ async def _serve(parts: Parts, intakes: Sequence[Intake], submission: Submission
         for task in done:
             task.result()
     finally:
-        for task in (*endless, working):
-            task.cancel()
-        await asyncio.gather(*endless, working, return_exceptions=True)
+        working.cancel()
+        left = set(endless)
+        while left:  # one cancellation may be swallowed, see flow/worker.py
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=1.0)
+        await asyncio.gather(working, return_exceptions=True)
 
 
 async def work(parts: Parts, submission: Submission, stopping: asyncio.Event) -> None:

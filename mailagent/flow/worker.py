@@ -46,19 +46,22 @@ class Worker:
     async def run(self, places: int, stopping: asyncio.Event, drain_seconds: float) -> None:
         """Serve with so many places until `stopping`; then running steps get `drain_seconds` before they are
         abandoned: their jobs go back and are carried on at the next start."""
-        tasks = [asyncio.create_task(self._serve(stopping)) for _ in range(places)]
+        over = asyncio.Event()
+        tasks = [asyncio.create_task(self._serve(stopping, over)) for _ in range(places)]
         try:
             await _first_of(stopping, tasks)
             _, late = await asyncio.wait(tasks, timeout=drain_seconds)
             if late:
                 log.warning("%s: %d running jobs abandoned; the next start resumes them", self.lane, len(late))
         finally:
+            # Before Python 3.12 asyncio.wait_for, which redis-py uses, may swallow a cancellation (bpo-37658).
+            over.set()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _serve(self, stopping: asyncio.Event) -> None:
-        while not stopping.is_set():
+    async def _serve(self, stopping: asyncio.Event, over: asyncio.Event) -> None:
+        while not (stopping.is_set() or over.is_set()):
             try:
                 if self.at_work and self.room and not await self.room.free():
                     await asyncio.sleep(self.claim_seconds)
@@ -68,7 +71,9 @@ class Worker:
                 log.warning("%s: nothing can be claimed: %s", self.lane, error)
                 await asyncio.sleep(STORE_AWAY_SECONDS)
                 continue
-            if claim:
+            if claim and over.is_set():
+                await self._give_back(claim)
+            elif claim:
                 await self._own(claim)
 
     async def _own(self, claim: Claim) -> None:
