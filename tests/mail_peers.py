@@ -1,10 +1,8 @@
 """Mailboxes to hold ports.Inbox to its promises: each with the inbox under test and with levers of its own."""
 
 import asyncio
-import contextlib
 import imaplib
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -184,31 +182,6 @@ def contents(client: imaplib.IMAP4, folder: str) -> list[bytes]:
 def bodies(fetched: list[Any]) -> list[bytes]:
     """The literals in what imaplib returns for FETCH."""
     return [part[1] for part in fetched if isinstance(part, tuple)]
-
-
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def listening(handler: Handler, tls: ssl.SSLContext | None = None, host: str = HOST) -> AsyncIterator[int]:
-    """A server of a test's own; yields its port, and cuts what is still open at the end."""
-    sessions: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-
-    async def session(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            await handler(reader, writer)
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        sessions[asyncio.create_task(session(reader, writer))] = writer
-
-    async with await asyncio.start_server(begin, host, 0, ssl=tls) as server:
-        yield server.sockets[0].getsockname()[1]
-        for writer in sessions.values():
-            writer.transport.abort()
-        await asyncio.gather(*sessions)
 
 
 async def follow(inbox: Inbox, uid: int, *, poll: float = FOREVER) -> int:

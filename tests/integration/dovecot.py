@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -66,6 +67,9 @@ service imap-login {{
     port = {imaps_port}
     ssl = yes
   }}
+}}
+protocol imap {{
+  mail_max_userip_connections = 100
 }}
 local {old_host} {{
   protocol imap {{
@@ -144,12 +148,15 @@ def _running(program: str) -> Iterator[Dovecot]:
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--user", "--map-user=65534", "--map-group=65534"]
         command += ["--pid", "--fork", "--kill-child", program, "-F", "-c", str(config)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            hearing = threading.Thread(target=_hear, args=[process])
             try:
                 _wait_until_ready(process)
+                hearing.start()
                 yield Dovecot(imap_port, imaps_port, cert)
             finally:
                 process.kill()
-                process.communicate()
+                if hearing.ident:
+                    hearing.join()
 
 
 def _wait_until_ready(process: subprocess.Popen[str]) -> None:
@@ -160,6 +167,13 @@ def _wait_until_ready(process: subprocess.Popen[str]) -> None:
         if "starting up" in line:
             return
     raise AssertionError(f"Dovecot did not start: {''.join(said)}")
+
+
+def _hear(process: subprocess.Popen[str]) -> None:
+    """Read what it logs until it ends: it would stand still once the pipe is full."""
+    assert process.stderr is not None
+    for _ in process.stderr:
+        pass
 
 
 def _free_ports(count: int) -> list[int]:

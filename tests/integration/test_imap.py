@@ -14,7 +14,8 @@ from mailagent.config import Imap
 from mailagent.core.errors import ConfigError, TemporaryError
 from mailagent.demo.mailserver import MailServer
 from tests.integration.dovecot import HOST, OLD_HOST, PASSWORD, Dovecot, certificate, dovecot  # noqa: F401
-from tests.mail_peers import DEADLINE, FOREVER, ServerPeer, follow, imap_settings, listening, mail_settings
+from tests.listening import listening
+from tests.mail_peers import DEADLINE, FOREVER, ServerPeer, follow, imap_settings, mail_settings
 
 ADDRESS = "agent@mail.test"
 

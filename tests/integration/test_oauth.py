@@ -22,7 +22,8 @@ from mailagent.core.errors import TemporaryError
 from mailagent.core.values import Outgoing
 from mailagent.demo.mailserver import MailServer
 from tests.integration.dovecot import HOST, PASSWORD
-from tests.mail_peers import DEADLINE, imap_settings, listening, mail_settings
+from tests.listening import listening
+from tests.mail_peers import DEADLINE, imap_settings, mail_settings
 
 AGENT, CUSTOMER = "agent@mail.test", "customer@mail.test"
 MAIL = Outgoing("<1@mail.test>", AGENT, CUSTOMER, b"Message-ID: <1@mail.test>\r\n\r\nbody\r\n")

@@ -15,7 +15,8 @@ from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
 from mailagent.core.values import Outgoing
 from mailagent.demo.mailserver import MailServer
 from tests.integration.dovecot import HOST, OLD_HOST, PASSWORD, certificate
-from tests.mail_peers import DEADLINE, imap_settings, listening
+from tests.listening import listening
+from tests.mail_peers import DEADLINE, imap_settings
 
 AGENT, CUSTOMER = "agent@mail.test", "customer@mail.test"
 MAIL = Outgoing("<1@mail.test>", AGENT, CUSTOMER, b"From: agent@mail.test\r\n\r\nbody\r\n")
