@@ -5,7 +5,7 @@ SHELL := /bin/sh
 .ONESHELL:
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo setup test check fault sandbox bench lock install clean packages environments
+.PHONY: help demo setup test check fault resume chaos sandbox bench lock install clean packages environments
 
 # Another active environment would win over .venv in `uv run`.
 unexport VIRTUAL_ENV CONDA_PREFIX
@@ -66,10 +66,21 @@ check: setup ## lint, types, import rules, fast tests: before every commit
 	.venv/bin/python -m pytest --quiet --numprocesses 2 tests/unit tests/contracts
 	wait $$types
 
-fault: ## set up, send all hostile mail there is through the daemon, and kill it at every step of a turn
+fault: ## set up, send all hostile mail there is, then let the daemon fail at every point in every way
 	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_TESTS)'
 	$(MAKE) environments
-	HOSTILE_MAIL=all RESUME=all .venv/bin/python -m pytest tests/fault
+	HOSTILE_MAIL=all .venv/bin/python -m pytest tests/fault/test_hostile_mail.py
+	.venv/bin/python -m tests.fault.matrix
+
+resume: ## kill agent, sandbox and daemon at every step of a turn, and see the next one go on
+	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_TESTS)'
+	$(MAKE) environments
+	RESUME=all .venv/bin/python -m pytest tests/fault/test_resume.py
+
+chaos: ## three daemons, and everything that goes wrong, for ten seeds, or for SEED=; each at most MINUTES=
+	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_TESTS)'
+	$(MAKE) environments
+	.venv/bin/python -m tests.fault.chaos '$(SEED)' '$(MINUTES)'
 
 sandbox: setup ## try to escape from the sandbox and to take too much in it; print both tables
 	@good=true
