@@ -1,7 +1,7 @@
 """kill -9 in a turn of ten steps: the next sandbox goes on, and the model is told of every step once.
 
 Each step is one command. At a point of the turn, while step k runs or while the model thinks about step k + 1, the CLI,
-its bubblewrap or the whole daemon is killed. `RESUME=all` (as `make fault` says) tries every point with every victim,
+its bubblewrap or the whole daemon is killed. `RESUME=all` (as `make resume` says) tries every point with every victim,
 else one point each. What the CLI has not stored yet, which takes it a tenth of a second, is done again instead."""
 
 import asyncio
