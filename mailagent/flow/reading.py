@@ -14,7 +14,7 @@ from mailagent.ports import Blobs, Clock, Folder, Head, Inbox, Parser
 
 T = TypeVar("T")
 
-MOST_MAILS = 50
+MOST_MAILS = 100
 MOST_BYTES = 16_000_000
 """What is read at once; a message that has more is read alone."""
 FRUITLESS = 10
