@@ -3,9 +3,7 @@
 import asyncio
 import fcntl
 import logging
-import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from mailagent.adapters import boundary, bubblewrap, cgroups, host, redis, systemd
-from mailagent.adapters.blobs import DiskBlobs
+from mailagent import stores
+from mailagent.adapters import boundary, bubblewrap, cgroups, host, systemd
 from mailagent.adapters.checkpoints import RedisCheckpoints
 from mailagent.adapters.claude import ClaudeAgent, Settings
 from mailagent.adapters.disk import Disk
@@ -31,7 +29,6 @@ from mailagent.adapters.parser import ChildParser
 from mailagent.adapters.redis import Redis, RedisJobs
 from mailagent.adapters.redis_server import PrivateRedis
 from mailagent.adapters.retention import RedisRetention
-from mailagent.adapters.s3 import S3Blobs
 from mailagent.adapters.smtp import SmtpSubmission
 from mailagent.adapters.spool import Spool, SpoolInbox
 from mailagent.adapters.transcripts import RedisTranscripts
@@ -52,6 +49,7 @@ from mailagent.flow.turns import Turns
 from mailagent.flow.upkeep import Upkeep, found
 from mailagent.flow.worker import Worker
 from mailagent.ports import Blobs, Claim, Clock, Inbox, Lane, Submission
+from mailagent.stores import DAY
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +60,7 @@ Enough = Callable[[Job], bool]
 
 DELIVERY_PLACES = 4
 JANITOR_SECONDS = 30.0
-HOUR, DAY = 3600, 86400
+HOUR = 3600
 
 
 class Wrap(Protocol):
@@ -138,7 +136,7 @@ async def build(config: Config) -> AsyncIterator[Parts]:
         _sweep(state, runtime)
         bubblewrap.write_etc(runtime / "etc")
         await check_sandbox(config, parts_on_host, runtime)
-        client, store = await stack.enter_async_context(_redis(config))
+        client, store = await stack.enter_async_context(stores.client(config))
         transcripts = RedisTranscripts(client, retention_seconds=config.storage.retention_days * DAY)
         ledger = RedisLedger(client, thread_seconds=config.storage.retention_days * DAY)
         key = config.secrets.anthropic_api_key.get_secret_value()
@@ -148,7 +146,7 @@ async def build(config: Config) -> AsyncIterator[Parts]:
         parser = ChildParser()
         await parser.start()
         stack.push_async_callback(parser.close)
-        queue, kept = jobs(config, client), blobs(config)
+        queue, kept = stores.jobs(config, client), stores.blobs(config)
         await queue.belong_to(await kept.identity())
         workspaces = _workspaces(config, kept, client)
         agent = ClaudeAgent(_settings(config, parts_on_host, runtime), gateway, transcripts, workspaces)
@@ -339,45 +337,6 @@ async def _ready(open_yet: Sequence[asyncio.Event]) -> None:
     systemd.notify("READY=1")
     log.info("ready")
     await asyncio.Event().wait()
-
-
-def private_redis(config: Config) -> PrivateRedis:
-    """The server that is ours when none is configured; not started."""
-    return PrivateRedis(Path(config.storage.state_dir), Path(config.storage.runtime_dir), config.redis.server)
-
-
-def blobs(config: Config) -> Blobs:
-    """The store of files that the settings name."""
-    where, secret = config.storage.blobs, config.secrets
-    if where.startswith("s3://"):
-        return S3Blobs(
-            where, secret.aws_access_key_id.get_secret_value(), secret.aws_secret_access_key.get_secret_value()
-        )
-    return DiskBlobs(Path(where or Path(config.storage.state_dir) / "blobs"))
-
-
-def jobs(config: Config, client: Redis) -> RedisJobs:
-    return RedisJobs(
-        client,
-        owner=f"{socket.gethostname()}-{os.getpid()}",
-        lease_seconds=config.redis.lease_seconds,
-        retention_seconds=config.storage.retention_days * DAY,
-    )
-
-
-@asynccontextmanager
-async def _redis(config: Config) -> AsyncIterator[tuple[Redis, PrivateRedis]]:
-    """A client of the configured server, or of the private one, started and living as long."""
-    async with AsyncExitStack() as stack:
-        server = private_redis(config)
-        if not config.redis.url:
-            await server.start()
-            stack.push_async_callback(server.stop)
-        client, warnings = await redis.connect(config.redis.url or server.url)
-        stack.push_async_callback(client.aclose)
-        for warning in warnings:
-            log.warning("redis: %s", warning)
-        yield client, server
 
 
 async def check_sandbox(config: Config, parts_on_host: Host, runtime: Path) -> Sequence[str]:

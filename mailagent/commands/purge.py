@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mailagent import daemon
+from mailagent import stores
 from mailagent.adapters import snapshots
 from mailagent.adapters.retention import RedisRetention
 from mailagent.adapters.spool import drop
@@ -78,8 +78,8 @@ async def purged(config: Config, wanted: Wanted, *, dry_run: bool) -> Purged:
     found = Purged()
     before = time.time() - max(HOUR, 2 * config.agent.turn_seconds)
     async with client_of(config) as client:
-        blobs = daemon.blobs(config)
-        await daemon.jobs(config, client).belong_to(await blobs.identity())
+        blobs = stores.blobs(config)
+        await stores.jobs(config, client).belong_to(await blobs.identity())
         retention = RedisRetention(client, blobs)
         for kept in [kept async for kept in retention.threads() if wanted(kept)]:
             gone = not kept.works and (dry_run or await retention.forget(kept.thread))

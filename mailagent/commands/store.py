@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from mailagent import daemon
+from mailagent import stores
 from mailagent.adapters import redis
 from mailagent.config import Config
 from mailagent.core.errors import PermanentError, TemporaryError
@@ -18,14 +18,14 @@ MOST = 100_000
 async def jobs_of(config: Config) -> AsyncIterator[Jobs]:
     """The job queue. TemporaryError when no daemon keeps it and no Redis of your own does."""
     async with client_of(config) as client:
-        yield daemon.jobs(config, client)
+        yield stores.jobs(config, client)
 
 
 @asynccontextmanager
 async def client_of(config: Config) -> AsyncIterator[redis.Redis]:
     """The Redis that a daemon keeps, or your own. TemporaryError when neither does."""
     try:
-        client, _ = await redis.connect(config.redis.url or daemon.private_redis(config).url)
+        client, _ = await redis.connect(config.redis.url or stores.private_redis(config).url)
     except TemporaryError as error:
         if config.redis.url:
             raise
