@@ -53,6 +53,8 @@ class Sending:
     cannot know whether the server took it: it is uncertain."""
     again: tuple[str, ...] = ()
     """Who was sent it once more because that was uncertain."""
+    response: str = ""
+    """What the server said when it took the last one."""
 
 
 Waiting = Received | Answered | Composed | Sending

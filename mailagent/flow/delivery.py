@@ -33,12 +33,12 @@ class Delivery:
     on_uncertain: Literal["resend", "hold"]
 
     async def step(self, claim: Claim) -> None:
-        """Send one reply: whose envelope is under way is saved before the server sees it, its answer after; the Sent
-        copy comes last."""
+        """Send one reply: whose envelope is under way is saved before the server sees it, its answer after; then comes
+        the Sent copy, which a daemon that dies here makes at its next start."""
         sending = await self._settled(claim, _where(claim.job.stage))
         if sending is None:
             return
-        job, composed, response = claim.job, sending.composed, ""
+        job, composed = claim.job, sending.composed
         data = await self.blobs.get(composed.message)
         for recipient in composed.recipients:
             if recipient in sending.done:
@@ -46,11 +46,12 @@ class Delivery:
             sending = replace(sending, attempt=sending.attempt + 1, to=recipient)
             job = job.at(sending, "sending", self.clock.now())
             await self.jobs.save(claim, job)
-            response = await self._send(claim, job, sending, data) or response
-            sending = replace(sending, done=(*sending.done, recipient), to="")
-        await self._finish(claim, self._sent(job, composed, response))
-        log.info("sent job=%s to=%s: %s", job.id, ", ".join(composed.recipients), response)
+            response = await self._send(claim, job, sending, data) or sending.response
+            sending = replace(sending, done=(*sending.done, recipient), to="", response=response)
+            await self._record(claim, replace(job, stage=sending))
+        log.info("sent job=%s to=%s: %s", job.id, ", ".join(composed.recipients), sending.response)
         await self._file_sent(job.id, self._outgoing(composed, composed.recipients[0], data))
+        await self.jobs.finish(claim, self._sent(job, composed, sending.response))
 
     async def _send(self, claim: Claim, job: Job, sending: Sending, data: bytes) -> str:
         """The server's answer; "" when it will not take the reply for a colleague, which must not keep it from others.
@@ -105,11 +106,11 @@ class Delivery:
         sent = job.at(stage, "sent", now)
         return sent.at(Held(composed.apology_for, stage), "held", now) if composed.apology_for else sent
 
-    async def _finish(self, claim: Claim, job: Job) -> None:
-        """Record that the server has it, as long as the lease lasts: sent and not recorded is uncertain."""
+    async def _record(self, claim: Claim, job: Job) -> None:
+        """Save that the server has it, as long as the lease lasts: sent and not recorded is uncertain."""
         while True:
             try:
-                return await self.jobs.finish(claim, job)
+                return await self.jobs.save(claim, job)
             except TemporaryError as error:
                 log.warning("job %s is sent, but that cannot be recorded yet: %s", job.id, error)
                 await asyncio.sleep(RECORD_SECONDS)

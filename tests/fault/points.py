@@ -41,10 +41,10 @@ POINTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("sending, before the end of DATA", ("before submission.send", "before the end of DATA")),
     (
         "after the end of DATA, not yet recorded",
-        ("after the end of DATA", "after 250", "after submission.send", "before jobs.finish"),
+        ("after the end of DATA", "after 250", "after submission.send"),
     ),
-    ("recorded, not yet in Sent", ("after jobs.finish", "before submission.file_sent")),
-    ("in Sent", ("after submission.file_sent",)),
+    ("recorded, not yet in Sent", ("before submission.file_sent",)),
+    ("in Sent", ("after submission.file_sent", "before jobs.finish")),
 )
 """Numbered from 1 in this order."""
 

@@ -217,3 +217,23 @@ async def test_a_job_that_kills_the_daemon_again_and_again_is_held(house: House,
     if not replies:
         assert isinstance(stage, Held)
         assert stage.before == Received()
+
+
+class Forgetful(FakeSubmission):
+    """The first copy for Sent ends the step, as a daemon's death would."""
+
+    async def file_sent(self, outgoing: Outgoing) -> None:
+        if not self.faults.data_reply:
+            self.faults.data_reply = "554 nothing more is taken"
+            raise RuntimeError("died")
+        await super().file_sent(outgoing)
+
+
+async def test_a_daemon_that_dies_before_the_sent_copy_makes_it_at_the_next_start(house: House) -> None:
+    house.submission = Forgetful()
+    question = await asked(house)
+    assert len(house.submission.sent) == 1
+    assert house.submission.filed == house.submission.sent
+    stage = house.job(question).stage
+    assert isinstance(stage, Sent)
+    assert stage.response.startswith("250")
