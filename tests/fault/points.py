@@ -75,4 +75,11 @@ SELDOM = ("jobs.renew", "jobs.repair")
 
 def once(where: str) -> bool:
     """Whether a call comes as often as time goes by, so that to number more than the first means nothing."""
-    return where.split()[1] in ("jobs.cursor", "inbox.changed", "inbox.open")
+    return where.split()[1] in (
+        "jobs.claim",
+        "jobs.cursor",
+        "jobs.depth",
+        "inbox.changed",
+        "inbox.open",
+        "inbox.uids_after",
+    )
