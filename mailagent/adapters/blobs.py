@@ -6,6 +6,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from mailagent.core.errors import PermanentError, TemporaryError
@@ -45,7 +46,7 @@ class DiskBlobs:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             if not path.exists():
-                write_durably(path, secrets.token_hex(8).encode())
+                _write_once(path, secrets.token_hex(8).encode())
             return path.read_text()
         except OSError as error:
             raise TemporaryError(f"blobs: {error.strerror}") from error
@@ -114,6 +115,16 @@ def checked(blob: BlobId, data: bytes) -> bytes:
 def gone(blob: BlobId) -> PermanentError:
     """What a store says that does not have it."""
     return PermanentError(f"blob {blob} is gone", for_sender=False)
+
+
+def _write_once(path: Path, data: bytes) -> None:
+    """Whole or not at all, and never in place of what another process wrote a moment ago."""
+    new = path.with_name(f"{_NEW}{secrets.token_hex(8)}")
+    write_durably(new, data)
+    with suppress(FileExistsError):
+        os.link(new, path)
+    new.unlink()
+    _sync(path.parent)
 
 
 def write_durably(path: Path, data: bytes) -> None:

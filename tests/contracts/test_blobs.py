@@ -1,5 +1,6 @@
 """What ports.Blobs promises, of the disk and of an S3 server."""
 
+import asyncio
 import os
 import socket
 import time
@@ -46,6 +47,13 @@ async def test_a_store_knows_itself_again(blobs: Blobs) -> None:
     identity = await blobs.identity()
     assert identity == await blobs.identity()
     assert await blobs.older(time.time() + HOUR) == {}, "its name is no blob"
+
+
+async def test_hosts_that_start_together_agree_on_which_store_it_is(tmp_path: Path) -> None:
+    for number in range(20):
+        hosts = [DiskBlobs(tmp_path / str(number)) for _ in range(6)]
+        assert len(set(await asyncio.gather(*(host.identity() for host in hosts)))) == 1
+        assert os.listdir(tmp_path / str(number)) == ["identity"]
 
 
 async def test_only_what_is_old_is_removed(blobs: Blobs) -> None:
