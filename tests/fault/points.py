@@ -69,7 +69,7 @@ class Point:
         return next((n for n, (_, calls) in enumerate(POINTS, 1) if self.where in calls), 0)
 
 
-SELDOM = ("jobs.renew", "jobs.repair")
+SELDOM = ("jobs.counts", "jobs.renew", "jobs.repair")
 """Made by the clock alone: none of them can be counted on."""
 
 
