@@ -163,8 +163,7 @@ class Stage:
                 await self.world.hosts[0].up()
                 await self.world.quiet()  # again: there may be more when a frozen daemon wakes up
         except (AssertionError, TimeoutError) as error:
-            wrong.append(f"stuck: {error or 'for too long'}")
-            self.world.hosts[0].kill()  # so that the next run has a chance
+            wrong.append(f"stuck: {error or 'for too long'}\n{self.world.hosts[0].log()}")
         finally:
             mending.cancel()
             await self._calm()
@@ -226,8 +225,9 @@ class Stage:
                 pass
 
     async def _calm(self) -> None:
-        """The first daemon works, the others stand still, and no trap is set."""
+        """The first daemon works, the others stand still, and nothing is planned, for whatever life of a daemon."""
         first, *others = self.world.hosts
+        self._plan()
         first.thaw()
         await first.up()
         for each in others:
