@@ -2,11 +2,22 @@
 
 import asyncio
 import contextlib
+import random
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def free_port() -> int:
+    """A port of loopback for a server that cannot choose one itself. Below those that the kernel gives away on its own
+    (ip(7), ip_local_port_range): no connection of another test takes it before the server does."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @asynccontextmanager

@@ -1,6 +1,5 @@
 """A real S3 server, one for all tests of a process; each test that wants one gets an empty bucket."""
 
-import socket
 import subprocess
 import sys
 import time
@@ -10,12 +9,13 @@ from urllib.error import URLError
 
 import pytest
 
+from tests.listening import free_port
+
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The address of a real S3 server on loopback."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [
         "setpriv",

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from mailagent.adapters.s3 import S3Blobs
 from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
 from mailagent.core.values import BlobId
 from mailagent.ports import Blobs
+from tests.listening import free_port
 
 HOUR = 3600
 
@@ -115,9 +115,7 @@ async def test_a_disk_that_refuses_is_a_temporary_error(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_is_away_is_a_temporary_error(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
-    monkeypatch.setenv("AWS_ENDPOINT_URL", nobody)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     blobs = S3Blobs(bucket)
     for failing in (blobs.put(b"data"), blobs.get(BlobId("0" * 64)), blobs.older(0.0), blobs.identity()):
         with pytest.raises(TemporaryError):

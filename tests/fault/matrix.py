@@ -87,9 +87,11 @@ async def worker(*which: str) -> AsyncIterator[tuple[list[Point], Callable[[Case
         said = await theirs.readline()
         return ROW.validate_json(said) if said else broken(case)
 
-    yield LIST.validate_json(await theirs.readline()), run
-    ours.close()
-    await process.wait()
+    try:
+        yield LIST.validate_json(await theirs.readline()), run
+    finally:
+        ours.close()
+        await process.wait()
 
 
 def broken(case: Case) -> Row:

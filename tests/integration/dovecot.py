@@ -6,7 +6,6 @@ A test module imports the fixture `dovecot`.
 import itertools
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
@@ -16,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from tests.listening import free_port
 
 PASSWORD = "secret"
 HOST = "127.0.0.1"
@@ -128,7 +129,7 @@ def dovecot(pytestconfig: pytest.Config) -> Dovecot:
 def _running(program: str) -> Iterator[Dovecot]:
     with tempfile.TemporaryDirectory(prefix="dovecot-") as name:
         directory = Path(name)
-        imap_port, imaps_port = _free_ports(2)
+        imap_port, imaps_port = free_port(), free_port()
         cert, key = certificate(directory, "dovecot")
         config = directory / "dovecot.conf"
         config.write_text(
@@ -174,11 +175,3 @@ def _hear(process: subprocess.Popen[str]) -> None:
     assert process.stderr is not None
     for _ in process.stderr:
         pass
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports

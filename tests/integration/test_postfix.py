@@ -11,7 +11,6 @@ import pwd
 import re
 import shutil
 import smtplib
-import socket
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from mailagent.adapters.lmtp import LmtpServer
 from mailagent.adapters.spool import Spool, SpoolInbox
 from mailagent.config import Lmtp, Mail
 from tests.fakes.room import FakeRoom
+from tests.listening import free_port
 from tests.mail_peers import DEADLINE, follow
 
 PROGRAMS = Path("/usr/lib/postfix/sbin")
@@ -100,8 +100,7 @@ def laid_out(place: Path, lmtp_port: int) -> int:
     """Its directories, settings and programs; returns the port where it takes mail."""
     for name in ("etc", "data", "programs", *(f"queue/{queue}" for queue in (*QUEUES, "public", "saved", "trace"))):
         (place / name).mkdir(parents=True)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = free_port()
     (place / "etc" / "main.cf").write_text(MAIN.format(dir=place) + documented(lmtp_port))
     (place / "etc" / "master.cf").write_text(MASTER.format(port=port))
     user = pwd.getpwnam("postfix")

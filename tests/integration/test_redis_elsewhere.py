@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import socket
 import subprocess
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from mailagent.core.values import JobId
 from mailagent.ports import Jobs
 from tests.fakes.jobs import a_job, composed, sent
 from tests.integration.test_redis_losses import a_server, on
+from tests.listening import free_port
 
 
 async def one_mail(jobs: Jobs, name: str) -> None:
@@ -41,12 +41,6 @@ def certificate(directory: Path) -> tuple[Path, Path]:
     command += ["-keyout", str(key), "-out", str(made), "-days", "1", "-subj", "/CN=localhost"]
     subprocess.run([*command, "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
     return key, made
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="makes the certificate")

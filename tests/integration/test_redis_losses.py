@@ -3,7 +3,6 @@ not do what it is told for a while."""
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from mailagent.core.job import PLACES, Dead, Merged
 from mailagent.core.values import JobId
 from mailagent.ports import LANES, CursorMove
 from tests.fakes.jobs import INBOX, a_job, composed, sent
+from tests.listening import free_port
 
 EVERY_BYTE = os.environ.get("AOF_CUTS") == "all"
 """Otherwise only some of the cuts are tried."""
@@ -49,9 +49,7 @@ class Server:
 async def a_server(directory: Path, *settings: str, sentinel: Path | None = None) -> AsyncIterator[Server]:
     """One that keeps a log, or a sentinel with these settings."""
     directory.mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     kept = ("--save", "", "--appendonly", "yes", "--enable-debug-command", "yes", *settings)
     command = ["setpriv", "--pdeathsig", "KILL", "redis-server", *([str(sentinel), "--sentinel"] if sentinel else kept)]
     command += ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
