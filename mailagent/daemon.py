@@ -294,14 +294,18 @@ async def work(parts: Parts, submission: Submission, stopping: asyncio.Event) ->
     turns = _worker(parts, "turns", parts.turns.step, parts.turns.give_up, lambda job: job.attempts >= agent.attempts)
     turns = replace(turns, room=Memory())
     outbox = _worker(parts, "delivery", delivery.step, delivery.give_up, delivery.enough)
+    turning = asyncio.create_task(turns.run(agent.max_sessions, stopping, agent.drain_seconds))
     sending = asyncio.create_task(outbox.run(DELIVERY_PLACES, turns_over, agent.drain_seconds))
     try:
-        await turns.run(agent.max_sessions, stopping, agent.drain_seconds)
+        done, _ = await asyncio.wait({turning, sending}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:  # delivery ends before the turns by a fault only, and the daemon with it
+            task.result()
         turns_over.set()
         await sending
     finally:
-        sending.cancel()
-        await asyncio.gather(sending, return_exceptions=True)
+        for task in (turning, sending):
+            task.cancel()
+        await asyncio.gather(turning, sending, return_exceptions=True)
 
 
 def _worker(parts: Parts, lane: Lane, step: Step, give_up: GiveUp, enough: Enough) -> Worker:

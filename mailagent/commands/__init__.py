@@ -44,15 +44,15 @@ async def answer(config: Config, raw: bytes) -> bytes:
         stopping = asyncio.Event()
         working = asyncio.create_task(daemon.work(parts, Kept(reply_id(job.id, domain_of(config))), stopping))
         try:
-            composed = await _ended(parts, job.id)
+            composed = await _ended(parts, job.id, working)
         finally:
             stopping.set()
             await working
         return await parts.blobs.get(composed.message)
 
 
-async def _ended(parts: daemon.Parts, job: JobId) -> Composed:
-    """The reply to the job, waited for; it may be one that was made before."""
+async def _ended(parts: daemon.Parts, job: JobId, working: "asyncio.Task[None]") -> Composed:
+    """The reply to the job, waited for; it may be one that was made before. Raises what `working` fails with."""
     while True:
         found = await parts.jobs.find(job)
         match found.stage if found else None:
@@ -63,7 +63,8 @@ async def _ended(parts: daemon.Parts, job: JobId) -> Composed:
             case Dead(reason) | Held(reason, _):
                 raise PermanentError(f"there is no answer: {reason}")
             case _:
-                await asyncio.sleep(LOOK_SECONDS)
+                for failed in (await asyncio.wait({working}, timeout=LOOK_SECONDS))[0]:
+                    failed.result()
 
 
 class Kept(Submission):

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from mailagent.core.errors import TemporaryError
 
 T = TypeVar("T")
 
-POLLS = ("jobs.claim", "inbox.uids_after")
+POLLS = ("jobs.claim:turns", "jobs.claim:delivery", "inbox.uids_after")
 """Asked for ever: only the calls that find something are counted."""
 
 
@@ -137,6 +137,11 @@ def happen(plan: Plan) -> None:
             raise ValueError(plan.fault)
 
 
+def _name(port: str, method: str, given: Sequence[object]) -> str:
+    """What a call is called; a claim by its lane, too, since another loop makes it for each."""
+    return f"{port}.{method}:{given[0]}" if method == "claim" else f"{port}.{method}"
+
+
 class _Watched:
     """Stands for a port."""
 
@@ -148,8 +153,9 @@ class _Watched:
     def __getattr__(self, method: str) -> Any:
         found = getattr(self._port, method)
         if inspect.iscoroutinefunction(found):
-            name = f"{self._name}.{method}"
-            return lambda *given, **named: self._points.call(name, lambda: found(*given, **named))
+            return lambda *given, **named: self._points.call(
+                _name(self._name, method, given), lambda: found(*given, **named)
+            )
         if method == "session":
             return lambda *given: self._points.session(self._name, found(*given))
         return found

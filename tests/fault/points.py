@@ -22,11 +22,11 @@ POINTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("stored, not yet filed", ("after jobs.take_over", "after ledger.took", "before inbox.file")),
     ("filed", ("after inbox.file",)),
-    ("announced, not yet leased", ("before jobs.claim",)),
+    ("announced, not yet leased", ("before jobs.claim:turns",)),
     (
         "leased, workspace and sandbox in the making",
         (
-            "after jobs.claim",
+            "after jobs.claim:turns",
             "after workspaces.open",
             "after workspaces.add",
             "before agent.begin",
@@ -37,7 +37,7 @@ POINTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("turn done, not yet in the workspace's manifest", ("after session.ask", "before agent.end")),
     ("transcript stored, manifest not", ("after agent.end", "after workspaces.collect", "before workspaces.snapshot")),
     ("laid out, not yet in the outbox", ("after workspaces.snapshot", "after jobs.save", "before jobs.hand_over")),
-    ("in the outbox", ("after jobs.hand_over",)),
+    ("in the outbox", ("after jobs.hand_over", "before jobs.claim:delivery", "after jobs.claim:delivery")),
     ("sending, before the end of DATA", ("before submission.send", "before the end of DATA")),
     (
         "after the end of DATA, not yet recorded",
@@ -76,7 +76,8 @@ SELDOM = ("jobs.counts", "jobs.renew", "jobs.repair")
 def once(where: str) -> bool:
     """Whether a call comes as often as time goes by, so that to number more than the first means nothing."""
     return where.split()[1] in (
-        "jobs.claim",
+        "jobs.claim:turns",
+        "jobs.claim:delivery",
         "jobs.cursor",
         "jobs.depth",
         "inbox.changed",

@@ -13,10 +13,11 @@ POINTS: dict[tuple[int, bool], list[tuple[str, int, Fault, int]]] = {
         ("after jobs.take_over", 1, "kill", 0),
         ("after jobs.save", 1, "temporary", 0),
         ("before blobs.get", 1, "error", 0),
+        ("before jobs.claim:delivery", 1, "error", 0),
         ("after submission.send", 3, "kill", 1),
         ("after jobs.finish", 1, "kill", 0),
     ],
-    (2, False): [("after jobs.hand_over", 3, "hang", 0), ("after jobs.claim", 1, "hang", 0)],
+    (2, False): [("after jobs.hand_over", 3, "hang", 0), ("after jobs.claim:turns", 1, "hang", 0)],
     (1, True): [("mid turn", 1, "kill", 0)],
 }
 """By the number of hosts and whether the agent is the real one: where, for the how-manieth time, what, and how often a
