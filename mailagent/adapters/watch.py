@@ -21,6 +21,8 @@ PROC = Path("/proc")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 DEEPEST = 100
 """Directories within directories: no analysis needs more, and each is a handle while it is looked through."""
+LONGEST = 3000
+"""Bytes of a directory's path below the tree: with where that lies, and a name in it, no more than a path can have."""
 
 _GONE = (FileNotFoundError, NotADirectoryError)
 """What was there a moment ago, and is not, or is something else."""
@@ -136,13 +138,13 @@ def sizes(tree: str) -> Iterator[int]:
 
     By handles, not by paths: what was a directory a moment ago may be a link to one of the host's by now."""
     with suppress(*_GONE):
-        yield from _below(_opened(tree, None), 0)
+        yield from _below(_opened(tree, None), 0, 0)
 
 
-def _below(directory: int, depth: int) -> Iterator[int]:
+def _below(directory: int, depth: int, length: int) -> Iterator[int]:
     """The same for an open directory, which is closed in the end."""
     try:
-        if depth > DEEPEST:
+        if depth > DEEPEST or length > LONGEST:
             raise OSError(errno.ENAMETOOLONG, "too deep")
         with os.scandir(directory) as entries:
             for entry in entries:
@@ -150,7 +152,8 @@ def _below(directory: int, depth: int) -> Iterator[int]:
                     info = entry.stat(follow_symlinks=False)
                     yield info.st_blocks
                     if stat.S_ISDIR(info.st_mode):
-                        yield from _below(_opened(entry.name, directory), depth + 1)
+                        longer = length + 1 + len(os.fsencode(entry.name))
+                    yield from _below(_opened(entry.name, directory), depth + 1, longer)
     finally:
         os.close(directory)
 

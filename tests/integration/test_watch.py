@@ -40,6 +40,8 @@ async def test_what_is_written(short_path: Path, script: str, reason: str) -> No
 async def test_a_tree_that_nobody_can_look_through_is_too_much(short_path: Path) -> None:
     deep = "cd /srv/work; for n in $(seq 150); do mkdir a; cd a; done"
     assert await ended(short_path, deep, files=1000) == watch.TOO_MUCH_DISK
+    long = f"cd /srv/work; for n in $(seq 50); do mkdir {'d' * 200}; cd {'d' * 200}; done"
+    assert await ended(short_path / "long", long, files=1000) == watch.TOO_MUCH_DISK
 
 
 def test_a_link_is_neither_followed_nor_opened_up(tmp_path: Path) -> None:
