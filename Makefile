@@ -36,6 +36,8 @@ MISSING_FOR_TESTS = $(shell \
 	[ -x /usr/lib/dovecot/imap ] || echo dovecot-imapd; \
 	[ -x /usr/lib/postfix/sbin/master ] || echo postfix; \
 	command -v systemd-analyze >/dev/null || echo systemd)
+# Tested where it can be had.
+MAY_HAVE = $(shell command -v runsc >/dev/null || echo runsc)
 
 # An environment is finished when it holds a stamp named after all that went into it.
 key = $(shell { $(PYTHON) -V; cat pyproject.toml $(1); } | sha256sum | cut -c1-16)
@@ -54,7 +56,7 @@ setup: ## install what is missing; .venv/bin/mailagent works afterwards
 	command -v uv >/dev/null || echo "uv is not on your PATH: say .venv/bin/mailagent instead of uv run mailagent"
 
 test: ## set up and run every test
-	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_TESTS)'
+	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_TESTS)' WANTED='$(MAY_HAVE)'
 	$(MAKE) environments
 	.venv/bin/python -m pytest tests --ignore=tests/bench
 
@@ -82,10 +84,13 @@ chaos: ## three daemons, and everything that goes wrong, for ten seeds, or for S
 	$(MAKE) environments
 	.venv/bin/python -m tests.fault.chaos '$(SEED)' '$(MINUTES)'
 
-sandbox: setup ## try to escape from the sandbox and to take too much in it; print both tables
-	@good=true
+sandbox: ## try to escape from the sandbox and to take too much in it; print both tables
+	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_TESTS)' WANTED='$(MAY_HAVE)'
+	$(MAKE) environments
+	good=true
 	.venv/bin/python -m tests.fault.escapes || good=false
 	.venv/bin/python -m tests.fault.limits || good=false
+	GVISOR=all .venv/bin/python -m pytest tests/fault/test_gvisor.py || good=false
 	$$good
 
 bench: ## time turns, sessions, checkpoints, intake, its notice, the queue and the gateway, each beside something plain
@@ -126,7 +131,11 @@ clean: ## remove what these targets made
 	find mailagent tests skills -name __pycache__ -prune -exec rm -rf {} +
 
 packages:
-	@needed='$(strip $(NEEDED))'
+	@needed='$(strip $(NEEDED))' wanted='$(strip $(WANTED))'
+	if [ -n "$$wanted" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+		apt-get update -qq || true
+		for each in $$wanted; do ! apt-cache show $$each >/dev/null 2>&1 || needed="$$needed $$each"; done
+	fi
 	[ -n "$$needed" ] || exit 0
 	install="apt-get install --yes --no-install-recommends $$needed"
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then

@@ -197,7 +197,12 @@ class Agent(Part):
 class Sandbox(Part):
     """[sandbox] – what code in it gets."""
 
+    backend: Literal["bubblewrap", "gvisor"] = Field(
+        "bubblewrap",
+        description="\"gvisor\" puts gVisor's kernel between code in a sandbox and this machine's: stronger, slower.",
+    )
     bwrap: str = Field("bwrap", description="The bubblewrap program.")
+    runsc: str = Field("runsc", description="The program of gVisor.")
     analysis: str = Field(
         "",
         description='The analysis environment; "" for the directory analysis or .analysis beside the daemon\'s own.',

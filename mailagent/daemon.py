@@ -149,7 +149,7 @@ async def build(config: Config) -> AsyncIterator[Parts]:
         queue, kept = stores.jobs(config, client), stores.blobs(config)
         await queue.belong_to(await kept.identity())
         workspaces = _workspaces(config, kept, client)
-        agent = ClaudeAgent(_settings(config, parts_on_host, runtime), gateway, transcripts, workspaces)
+        agent = ClaudeAgent(_settings(config, parts_on_host, runtime), bubblewrap, gateway, transcripts, workspaces)
         retention = RedisRetention(client, kept)
         yield _parts(config, queue, kept, workspaces, retention, parser, agent, ledger, store)
 

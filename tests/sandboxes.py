@@ -1,5 +1,6 @@
 """Policies for sandboxes under test, and a bubblewrap with holes."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,13 @@ os.execv("/usr/bin/bwrap", ["bwrap", *told.strip("\\0").split("\\0")])
 
 def policy_at(place: Path, **sandbox: Any) -> Policy:
     """What the daemon would give a thread whose workspace lies below `place`, with these settings of [sandbox]."""
-    text = settings_text(place, model_url="http://127.0.0.1:1")
+    lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in sandbox.items())
+    text = settings_text(place, model_url="http://127.0.0.1:1", more=f"[sandbox]\n{lines}")
     settings = config.load(text, {"MAILAGENT_IMAP_PASSWORD": "x"}, {})
     bubblewrap.write_etc(place / "etc")
     for name in ("in", "work", "out"):
         (place / "files" / name).mkdir(parents=True)
-    limits = host.limits(config.Sandbox(**sandbox))
-    return Policy(host.parts(settings, place / "etc"), str(place / "files"), "", limits)
+    return Policy(host.parts(settings, place / "etc"), str(place / "files"), "", host.limits(settings.sandbox))
 
 
 def lax_bubblewrap(place: Path, forgotten: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ ATTEMPTS = {
     "open a socket to the hypervisor": "socket.socket(40)",  # AF_VSOCK: not bound to a network namespace
     "make a user namespace": "succeeds(libc.unshare(0x10000000))",
     "trace a process": "succeeds(libc.ptrace(0, 0, 0, 0))",
-    "gain root": "os.setuid(0)",
+    "gain root": "(os.setuid(0), os.setgroups([]))",  # its number alone means nothing
     "raise its limits": "resource.setrlimit(7, [resource.getrlimit(7)[1] + 1] * 2)",  # RLIMIT_NOFILE
     "change settings of the kernel": "open('/proc/sys/kernel/core_pattern', 'a')",
     "write to the system": "open('/usr/' + mark, 'x')",

@@ -1,4 +1,4 @@
-"""The sandbox: bubblewrap under the policy's arguments, for the CLI through a launcher or for one script at once."""
+"""Keeps adapters.sandbox: bubblewrap under the policy's arguments, for the CLI through a launcher or for one script."""
 
 import asyncio
 import json
@@ -11,13 +11,14 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from mailagent.adapters import seccomp
 from mailagent.adapters.cgroups import Group
+from mailagent.adapters.sandbox import Finished
 from mailagent.adapters.watch import TICK, Watch
+from mailagent.core import gvisor
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.policy import CLI, LIMITED, Policy, arguments, bounds, control
 
@@ -46,15 +47,6 @@ code=$?
 exit $code
 """,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """How a program in the sandbox ended: its exit code and what it printed."""
-
-    code: int
-    output: str
-    errors: str
 
 
 def write_etc(directory: Path) -> None:
@@ -172,7 +164,6 @@ def launch(place: Path, policy: Policy, command: Sequence[str] = ()) -> Inside:
     another one on resume, and mirrors nothing when the two differ. bubblewrap itself starts without an environment: it
     stays as process 1 inside, where /proc/1/environ would show the daemon's."""
     held = Inside(place, policy)
-    (place / "filter").write_bytes(seccomp.program())
     here = shlex.quote(str(place))
     lines = ["#!/bin/bash -e", f"cd {here}"]
     if command:
@@ -182,13 +173,33 @@ def launch(place: Path, policy: Policy, command: Sequence[str] = ()) -> Inside:
         lines.append('printf %s "$CLAUDE_CONFIG_DIR" >directory')
         directory = '--bind "$CLAUDE_CONFIG_DIR" "$CLAUDE_CONFIG_DIR" --setenv CLAUDE_CONFIG_DIR "$CLAUDE_CONFIG_DIR"'
         program = f'{CLI} "$@"'
-    sandbox = shlex.join([*arguments(policy), "--seccomp", "8", "--json-status-fd", "9"])
-    limits = shlex.join(bounds(policy.limits))
-    lines += ["exec 8<filter 9>status", *held.enter()]
-    lines.append(f"exec /usr/bin/env -i {sandbox} {directory} --remount-ro / -- {limits} {program}")
+    sandbox = shlex.join([*arguments(policy), "--json-status-fd", "9"])
+    program = f"{shlex.join(bounds(policy.limits))} {program}"
+    start = _on_gvisor if policy.host.runsc else _on_this_kernel
+    lines += [*held.enter(), "exec 9>status", *start(place, policy, sandbox, directory, program)]
     held.launcher.write_text("\n".join(lines) + "\n")
     held.launcher.chmod(0o700)
     return held
+
+
+def _on_this_kernel(place: Path, _: Policy, sandbox: str, directory: str, program: str) -> list[str]:
+    (place / "filter").write_bytes(seccomp.program())
+    return ["exec 8<filter", f"exec /usr/bin/env -i {sandbox} --seccomp 8 {directory} --remount-ro / -- {program}"]
+
+
+def _on_gvisor(place: Path, policy: Policy, sandbox: str, directory: str, program: str) -> list[str]:
+    """The directory of the CLI is put into the configuration at each start, for the reason above."""
+    bundle = place / "bundle"
+    bundle.mkdir()
+    (bundle / "filter").write_bytes(seccomp.program())
+    (place / "configuration").write_text(json.dumps(gvisor.bundle(policy, "DIRECTORY" if directory else "")))
+    runsc = shlex.join([*gvisor.arguments(policy, str(bundle)), "--", *gvisor.command()])
+    return [
+        "text=$(<configuration)",
+        'printf %s "${text//DIRECTORY/$CLAUDE_CONFIG_DIR}" >bundle/config.json',
+        f"printf '%s\\0' {program} >bundle/words",
+        f"exec /usr/bin/env -i {sandbox} {directory} {runsc}",
+    ]
 
 
 async def run(

@@ -28,9 +28,10 @@ from claude_agent_sdk import (
 from claude_agent_sdk.types import HookEvent
 
 from mailagent import config
-from mailagent.adapters import bubblewrap
+from mailagent.adapters.bubblewrap import remove
 from mailagent.adapters.gateway import Gateway, Meter
 from mailagent.adapters.host import limits
+from mailagent.adapters.sandbox import Held, Sandbox
 from mailagent.adapters.transcripts import OneTranscript, RedisTranscripts
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.core.errors import PermanentError, TemporaryError
@@ -74,9 +75,15 @@ class ClaudeAgent:
     """Keeps ports.Agent: each session is a new process in a new sandbox, resumed from the store when it is known."""
 
     def __init__(
-        self, settings: Settings, gateway: Gateway, transcripts: RedisTranscripts, workspaces: DiskWorkspaces
+        self,
+        settings: Settings,
+        sandbox: Sandbox,
+        gateway: Gateway,
+        transcripts: RedisTranscripts,
+        workspaces: DiskWorkspaces,
     ) -> None:
         self._settings = settings
+        self._sandbox = sandbox
         self._gateway = gateway
         self._transcripts = transcripts
         self._workspaces = workspaces
@@ -93,14 +100,21 @@ class ClaudeAgent:
         socket = self._settings.runtime_dir / f"{secrets.token_hex(6)}.sock"
         async with _removed(place), self._gateway.listen(socket, payer) as meter:
             policy = self._policy(Path(workspace.path), socket)
-            inside = bubblewrap.launch(place, policy)
+            inside = self._sandbox.launch(place, policy)
             options = self._options(session, store, place, known=known, skills=skills or SKILLS)
             options.hooks = self._hooks(workspace, store)
             client = ClaudeSDKClient(options)
             connecting = asyncio.create_task(client.connect())
             try:
                 yield ClaudeSession(
-                    policy, client, connecting, meter, inside, model=self._settings.model.name, known=known
+                    policy,
+                    self._sandbox,
+                    client,
+                    connecting,
+                    meter,
+                    inside,
+                    model=self._settings.model.name,
+                    known=known,
                 )
                 await _close(client, connecting)
                 await store.settle()
@@ -169,10 +183,11 @@ class ClaudeSession:
     def __init__(
         self,
         policy: Policy,
+        sandbox: Sandbox,
         client: ClaudeSDKClient,
         connecting: "asyncio.Task[None]",
         meter: Meter,
-        inside: bubblewrap.Inside,
+        inside: Held,
         *,
         model: str,
         known: bool,
@@ -180,6 +195,7 @@ class ClaudeSession:
         self.known = known
         self._model = model
         self._policy = policy
+        self._sandbox = sandbox
         self._client = client
         self._connecting = connecting
         self._meter = meter
@@ -188,7 +204,7 @@ class ClaudeSession:
     async def profile(self) -> Profile:
         """Run the profile script on in/ in a sandbox of its own that has no model; read what it wrote to work/."""
         command = ["/opt/analysis/bin/python", "-I", PROFILE_SCRIPT]
-        finished = await bubblewrap.run(replace(self._policy, model_socket=""), command, timeout=PROFILE_SECONDS)
+        finished = await self._sandbox.run(replace(self._policy, model_socket=""), command, timeout=PROFILE_SECONDS)
         if finished.code != 0:
             log.warning("profile: exit %d: %s", finished.code, finished.errors[-2000:])
             raise PermanentError("Your files could not be read. Please send them as CSV, XLSX or Parquet.")
@@ -299,7 +315,7 @@ async def _removed(place: Path) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await bubblewrap.remove(place)
+        await remove(place)
 
 
 async def _close(client: ClaudeSDKClient, connecting: "asyncio.Task[None]") -> None:

@@ -53,6 +53,7 @@ def parts(config: Config, etc: Path) -> Host:
         chart_style=str(share() / "config" / "matplotlibrc"),
         font_cache=str(fonts[0]) if fonts else "",
         etc=str(etc),
+        runsc=str(shutil.which(config.sandbox.runsc)) if config.sandbox.backend == "gvisor" else "",
     )
 
 
@@ -72,8 +73,10 @@ def limits(sandbox: Sandbox) -> Limits:
 
 def checks(config: Config) -> Sequence[Check]:
     """What can be told without starting anything."""
+    gvisor = config.sandbox.backend == "gvisor"
     return (
         _program("bubblewrap", config.sandbox.bwrap, "apt-get install bubblewrap"),
+        *([_program("gVisor", config.sandbox.runsc, "apt-get install runsc")] if gvisor else []),
         *([] if config.redis.url else [_program("redis-server", config.redis.server, "apt-get install redis-server")]),
         _analysis(config),
         Check("Claude Code CLI", "" if bundled_cli().is_file() else "reinstall claude-agent-sdk: its CLI is missing"),

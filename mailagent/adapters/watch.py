@@ -46,6 +46,7 @@ class Watch:
         self._others = others
         self._memory = memory
         self._over = False
+        self._nested = bool(policy.host.runsc)
         self._namespace = self._init = 0
 
     def attach(self, namespace: int, init: int) -> None:
@@ -58,7 +59,7 @@ class Watch:
         look finds that it did not help, the sandbox must end."""
         members = list(self._members()) if self._init else []
         if self._memory and self._used(members) > self._limits.memory_bytes:
-            if self._over:
+            if self._over or self._nested:
                 return PermanentError(TOO_MUCH_MEMORY)
             self._kill_commands(members)
             self._over = True
@@ -75,10 +76,14 @@ class Watch:
                 yield int(entry.name)
 
     def _is_member(self, process: int) -> bool:
+        """Whether it is in the namespace or, for gVisor, which makes more, comes from one that is."""
         try:
-            return (PROC / str(process) / "ns" / "pid").stat().st_ino == self._namespace
+            if (PROC / str(process) / "ns" / "pid").stat().st_ino == self._namespace:
+                return True
         except OSError:
             return False  # gone, or another user's
+        parent = _status(process, "PPid") if self._nested else 0
+        return parent > 1 and self._is_member(parent)
 
     def _kill_commands(self, members: Sequence[int]) -> None:
         """Kill all but bubblewrap, the agent, and what the agent started itself: shells, which tell it how their

@@ -36,6 +36,8 @@ class Host:
     """The prebuilt matplotlib font list; "" when there is none."""
     etc: str
     """A directory with passwd, group, hosts, nsswitch.conf and `limited` made for the sandbox."""
+    runsc: str = ""
+    """gVisor's program, where its kernel is to stand between a sandbox and this host's; "" for none."""
     control_groups: str = ""
     """The subtree of control groups in which each sandbox gets one; "" where none was delegated."""
 
@@ -84,7 +86,7 @@ def arguments(policy: Policy) -> list[str]:
     too."""
     return [
         policy.host.bwrap,
-        *_isolation(),
+        *(_isolation_for_gvisor() if policy.host.runsc else _isolation()),
         *_system(policy.host),
         *_memory(policy.limits),
         *_fonts(policy.host),
@@ -164,6 +166,15 @@ def _isolation() -> list[str]:
     return [
         *("--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL"),
         *("--uid", "1000", "--gid", "1000", "--hostname", "sandbox"),
+        *("--new-session", "--die-with-parent", "--clearenv"),
+    ]
+
+
+def _isolation_for_gvisor() -> list[str]:
+    """What runs here is gVisor, which divides its own parts further; core/gvisor.py says what code in it may do."""
+    return [
+        *("--unshare-all", "--unshare-user", "--cap-add", "ALL"),
+        *("--uid", "0", "--gid", "0", "--hostname", "sandbox"),
         *("--new-session", "--die-with-parent", "--clearenv"),
     ]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mailagent.adapters import bubblewrap, cgroups
+from mailagent.adapters.sandbox import Finished
 from mailagent.core.policy import Policy, control
 from tests.sandboxes import policy_at
 
@@ -33,7 +34,7 @@ def policy(short_path: Path) -> Policy:
     return replace(made, host=replace(made.host, control_groups=str(ROOT)))
 
 
-async def shell(policy: Policy, script: str) -> bubblewrap.Finished:
+async def shell(policy: Policy, script: str) -> Finished:
     return await bubblewrap.run(policy, ["/bin/bash", "-c", script], timeout=100)
 
 

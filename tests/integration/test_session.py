@@ -91,6 +91,7 @@ async def desk(
         spaces = DiskWorkspaces(place / "threads", blobs, checkpoints, max_out_bytes=10**7, max_out_files=50)
         agent = ClaudeAgent(
             Settings(settings.model, settings.agent, settings.sandbox, parts, prompt, runtime),
+            bubblewrap,
             gateway,
             transcripts,
             spaces,
