@@ -13,12 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mailagent.commands.store import MOST, find, jobs_of
+from mailagent import stores
+from mailagent.adapters.retention import RedisRetention
+from mailagent.commands.leftovers import leftovers
+from mailagent.commands.store import MOST, client_of, find, jobs_of
 from mailagent.commands.words import Row, life, row, span
 from mailagent.config import Config
 from mailagent.core import operator
 from mailagent.core.errors import PermanentError
 from mailagent.core.job import Job, session_id
+from mailagent.flow.retention import lost
 
 Command = Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]
 
@@ -35,7 +39,7 @@ def add(subparser: Callable[[str, str, Command], argparse.ArgumentParser]) -> No
         subparser("status", "how many mails wait where", status),
         subparser("queue", "the mails that wait, are at work or are held", queue),
         subparser("show", "the life of one mail", show),
-        subparser("fsck", "look whether all in the store agrees; changes nothing unless asked to", fsck),
+        subparser("fsck", "look whether all that is kept agrees; changes nothing unless asked to", fsck),
     ]
     for sub in found:
         sub.add_argument("--json", action="store_true", help="for programs")
@@ -45,7 +49,7 @@ def add(subparser: Callable[[str, str, Command], argparse.ArgumentParser]) -> No
             f"--{kind}", action="append_const", const=kind, dest="kinds", help=f"those of {kind} alone"
         )
     listing.add_argument("--limit", type=int, default=50, help="so many of each kind (default: 50)")
-    checking.add_argument("--repair", action="store_true", help="mend what does not agree")
+    checking.add_argument("--repair", action="store_true", help="mend what does not agree in Redis")
     holding = subparser("hold", "keep a waiting mail back until it is released", hold)
     releasing = subparser("release", "let a held mail go on, or send a reply that bounced again", release)
     requeuing = subparser("requeue", "have a held, dead or bounced mail answered again from the start", requeue)
@@ -147,9 +151,13 @@ async def _change(config: Config, key: str, change: Callable[[Job, float], Job],
 
 async def fsck(config: Config, arguments: argparse.Namespace) -> int:
     """`mailagent fsck`."""
-    async with jobs_of(config) as jobs:
+    async with client_of(config) as client:
+        jobs, blobs = stores.jobs(config, client), stores.blobs(config)
         findings = await jobs.check()
         mended = await jobs.repair() if arguments.repair and findings else 0
+        missing = await lost(RedisRetention(client, blobs), blobs, time.time())
+    findings += [f"job {job.id}: its file {blob} is lost: put it back from a backup" for job, blob in missing]
+    findings += leftovers(config)
     if arguments.json:
         _out({"findings": findings, "mended": mended})
     else:

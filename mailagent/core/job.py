@@ -154,6 +154,19 @@ class Job:
         """The same job with more moments in its history."""
         return replace(self, history=(*self.history, *stamps))
 
+    def blobs(self) -> tuple[BlobId, ...]:
+        """What is kept of it in blobs: its message, and what its stage has made."""
+        stage: object = self.stage
+        while isinstance(stage, Held):
+            stage = stage.before
+        match stage:
+            case Answered(made) | Composed(made):
+                return (self.message, made)
+            case Sending(composed) | Sent(composed, _) | Bounced(composed, _):
+                return (self.message, composed.message)
+            case _:
+                return (self.message,)
+
     def times(self, name: str) -> int:
         """How often it reached this moment."""
         return sum(stamp.name == name for stamp in self.history)

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from mailagent.core.errors import TemporaryError
+from mailagent.core.job import Job
 from mailagent.core.values import BlobId, ThreadId
 from mailagent.ports import Blobs, Clock, Retention, Workspaces
 
@@ -51,6 +52,15 @@ async def sweep(retention: Retention, blobs: Blobs, before: float) -> tuple[int,
     found = await unnamed(retention, blobs, before)
     await blobs.drop(found, before)
     return len(found), sum(found.values())
+
+
+async def lost(retention: Retention, blobs: Blobs, now: float) -> list[tuple[Job, BlobId]]:
+    """The blobs that mails name and that are not there, as when a disk was put back without its Redis, with the mails.
+
+    What is named is read first: what is there was put before it was named."""
+    named = [(job, blob) async for kept in retention.threads() for job in kept.jobs for blob in job.blobs()]
+    there = await blobs.older(now + EVERY)
+    return [(job, blob) for job, blob in named if blob not in there]
 
 
 async def unnamed(

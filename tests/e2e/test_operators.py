@@ -4,6 +4,7 @@ import asyncio
 import imaplib
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -216,6 +217,19 @@ async def test_a_mail_is_held_released_refused_by_the_server_and_answered_again(
         again = message_from_bytes(at.server.messages(CUSTOMER)[0], _class=EmailMessage, policy=policy.default)
         assert again["In-Reply-To"] == message_id
         assert "all agrees" in await at.run("fsck", "--repair")
+        [file] = (short_path / "state" / "blobs").rglob(job["message"])
+        away = file.rename(short_path / "away")
+        left = short_path / "state" / "tmp" / "session-old"
+        left.mkdir()
+        os.utime(left, (0, 0))
+        code, told, _ = await asyncio.to_thread(shell, "fsck", at.daemon.settings)
+        assert code == 1
+        assert f"job {job['id']}: its file {job['message']} is lost" in told
+        assert f"{left} is of no session" in told
+        assert "2 findings, 0 mended" in told
+        away.rename(file)
+        left.rmdir()
+        assert "all agrees" in await at.run("fsck")
         assert "it is Sent" in await at.refused("release", message_id)
         assert "mailagent queue" in await at.refused("show", "zzz")
 

@@ -1,0 +1,52 @@
+"""What crashed sessions left on this host: processes, sockets and directories that no daemon has.
+
+Control groups are not looked for: they go with the unit that they are in (systemd.resource-control(5), Delegate=)."""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from mailagent.config import Config
+
+PROC = Path("/proc")
+
+
+def leftovers(config: Config) -> list[str]:
+    """A line each. While a daemon runs here, what is younger than a turn can be is a session's; afterwards nothing is.
+    PermissionError when the directories are not ours to look into."""
+    state, runtime, agent = Path(config.storage.state_dir), Path(config.storage.runtime_dir), config.agent
+    runs = _runs(state)
+    before = time.time() - (agent.turn_seconds + agent.drain_seconds) if runs else time.time()
+    places = [*(state / "tmp").glob("*"), *runtime.glob("*.sock")]
+    found = [f"{path} is of no session; the next start of the daemon removes it" for path in _old(places, before)]
+    if not runs:
+        found += [f"process {pid} runs in a sandbox, and no daemon does: kill -9 {pid}" for pid in _sandboxed(state)]
+    return found
+
+
+def _runs(state: Path) -> bool:
+    """Whether a daemon has the state directory."""
+    with suppress(FileNotFoundError), (state / "lock").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _old(paths: list[Path], before: float) -> Iterator[Path]:
+    for path in paths:
+        with suppress(FileNotFoundError):
+            if path.lstat().st_mtime < before:
+                yield path
+
+
+def _sandboxed(state: Path) -> Iterator[int]:
+    """First processes of sandboxes that show a workspace of ours."""
+    mark = f"\0{state}/threads/".encode()
+    for entry in PROC.iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and mark in (entry / "cmdline").read_bytes():
+                yield int(entry.name)
