@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from mailagent.adapters.disk import sync
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.values import BlobId
 
@@ -124,7 +125,7 @@ def _write_once(path: Path, data: bytes) -> None:
     with suppress(FileExistsError):
         os.link(new, path)
     new.unlink()
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -139,7 +140,7 @@ def write_durably(path: Path, data: bytes) -> None:
     except OSError:
         Path(name).unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _touched(path: Path) -> bool:
@@ -149,7 +150,7 @@ def _touched(path: Path) -> bool:
         os.utime(path)
     except FileNotFoundError:
         return False
-    _sync(path.parent)
+    sync(path.parent)
     return True
 
 
@@ -158,12 +159,4 @@ def _make_durably(directory: Path) -> None:
         directory.mkdir()
     except FileExistsError:
         return
-    _sync(directory.parent)
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(directory.parent)

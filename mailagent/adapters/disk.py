@@ -1,10 +1,20 @@
-"""Whether the disk has room: mail is taken over only while there is, so that nothing is ever half written."""
+"""The disk: whether it has room, so that nothing is ever half written, and that what was written stays."""
 
 import asyncio
+import os
 import shutil
 from pathlib import Path
 
 from mailagent.core.errors import TemporaryError
+
+
+def sync(directory: Path) -> None:
+    """Let the names in it outlive a crash of the machine (fsync(2))."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class Disk:

@@ -6,6 +6,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from mailagent.adapters.disk import sync
 from mailagent.core.errors import ConfigError
 from mailagent.core.token import Key
 
@@ -66,14 +67,6 @@ def _make(state: Path) -> None:
         with suppress(FileExistsError):  # another start was faster
             os.link(new, state / FILE)
         new.unlink()
-        _sync(state)
+        sync(state)
     except OSError as error:
         raise ConfigError(f"{state / FILE}: {error.strerror}: no key for reply tokens can be made") from error
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

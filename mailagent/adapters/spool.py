@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar, get_args
 
 from mailagent.adapters.blobs import write_durably
+from mailagent.adapters.disk import sync
 from mailagent.core.errors import TemporaryError
 from mailagent.core.values import Mailbox, RawMessage
 from mailagent.ports import HEAD_BYTES, Folder, Head
@@ -70,7 +71,7 @@ class Spool:
         except OSError:
             Path(name).unlink(missing_ok=True)
             raise
-        _sync(self._new)
+        sync(self._new)
         return number
 
     def _number(self) -> int:
@@ -184,11 +185,3 @@ def _kept(path: Path, first: int) -> int:
     if not path.exists():
         write_durably(path, str(first).encode())
     return int(path.read_text())
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

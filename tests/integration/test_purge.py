@@ -11,6 +11,7 @@ import pytest
 from mailagent import config
 from mailagent.adapters.blobs import DiskBlobs
 from mailagent.adapters.checkpoints import RedisCheckpoints
+from mailagent.adapters.ledger import RedisLedger
 from mailagent.adapters.redis import Redis, RedisJobs, connect
 from mailagent.adapters.retention import RedisRetention
 from mailagent.adapters.transcripts import RedisTranscripts
@@ -18,6 +19,7 @@ from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.commands.purge import Wanted, purged
 from mailagent.core.job import Job, session_id
 from mailagent.core.policy import WORKSPACE
+from mailagent.core.quota import Account, Spend
 from mailagent.core.values import BlobId, ThreadId
 from mailagent.flow.retention import sweep
 from tests.contracts.test_checkpoints import entry
@@ -61,6 +63,9 @@ class House:
         )
         await transcript.append({"project_key": "-srv", "session_id": session_id(thread)}, [entry("1")])
         await self.spaces.snapshot(workspace)
+        ledger, one = RedisLedger(self.client), Spend(1, 1, 1.0)
+        await ledger.charge(job.id, [Account("thread", thread, one)], one, 0.0)
+        await ledger.settle(job.id, one)
         await self.jobs.hand_over(claim, composed(job))
         claim = await self.jobs.claim("delivery", 1)
         assert claim

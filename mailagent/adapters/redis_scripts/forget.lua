@@ -8,7 +8,7 @@ end
 for _, path in ipairs(redis.call('SMEMBERS', key('paths', session))) do
   redis.call('DEL', key('log', session .. path), key('seen', session .. path))
 end
-redis.call('DEL', key('paths', session), key('checkpoint', thread))
+redis.call('DEL', key('paths', session), key('checkpoint', thread), key('ledger', 'thread', thread))
 for _, name in ipairs(redis.call('SMEMBERS', key('names', thread))) do
   local place = redis.call('TYPE', name).ok == 'hash' and redis.call('HGET', name, 'place')
   if place and place ~= '' then
