@@ -169,6 +169,10 @@ class Model(Part):
     )
     ca_file: str = Field("", description='A file of certificate authorities to trust; "" for the system\'s.')
     max_tokens: Count = Field(32_000, description="Tokens that one model request may write.")
+    context_tokens: Annotated[int, Field(ge=50_000)] = Field(
+        200_000,
+        description="Tokens that the model can read at once; 33,000 before, a conversation goes on from a summary.",
+    )
     timeout_seconds: Positive = Field(600.0, description="How long one model request may take.")
     # The list price of the model above in November 2026.
     price_input: Price = Field(3.0, description="US dollars for a million tokens read; set these with the model.")

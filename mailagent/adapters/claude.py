@@ -144,7 +144,8 @@ class ClaudeAgent:
         return {"PostToolUse": [writing], "PostToolUseFailure": [writing]}
 
     def _policy(self, root: Path, socket: Path) -> Policy:
-        return Policy(self._settings.host, str(root), str(socket), limits(self._settings.sandbox))
+        settings = self._settings
+        return Policy(settings.host, str(root), str(socket), limits(settings.sandbox), settings.model.context_tokens)
 
     def _options(
         self, session: SessionId, store: SessionStore, place: Path, *, known: bool, skills: Sequence[str]

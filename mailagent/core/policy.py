@@ -67,12 +67,14 @@ CPU_PERIOD = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One sandbox: the host's parts, the one workspace it may write, its model socket ("" for none), and its limits."""
+    """One sandbox: the host's parts, the one workspace it may write, its model socket ("" for none), its limits, and
+    how many tokens its model can read at once."""
 
     host: Host
     workspace: str
     model_socket: str
     limits: Limits
+    context_tokens: int = 200_000
 
 
 def arguments(policy: Policy) -> list[str]:
@@ -131,7 +133,11 @@ def control(limits: Limits) -> Mapping[str, str]:
 
 
 def environment(policy: Policy) -> Mapping[str, str]:
-    """Every variable inside, beside CLAUDE_CONFIG_DIR; the key is a placeholder, the gateway adds the real one."""
+    """Every variable inside, beside CLAUDE_CONFIG_DIR; the key is a placeholder, the gateway adds the real one.
+
+    Told no window, the CLI sums a conversation up only when the server has refused it as too long, in words that it
+    knows; and for a model that it does not know, only near a million tokens. The first variable is good for windows
+    from 100,000 on, the second for models that it does not know."""
     milliseconds = str(int(policy.limits.command_seconds * 1000))
     return {
         "PATH": f"{ANALYSIS}/bin:/usr/bin:/bin",
@@ -151,10 +157,12 @@ def environment(policy: Policy) -> Mapping[str, str]:
         "ANTHROPIC_API_KEY": "placeholder",
         "BASH_DEFAULT_TIMEOUT_MS": milliseconds,
         "BASH_MAX_TIMEOUT_MS": milliseconds,
+        "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(policy.context_tokens),
         "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
         "CLAUDE_CODE_DISABLE_CLAUDE_MDS": "1",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
+        "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(policy.context_tokens),
         "CLAUDE_CODE_MAX_RETRIES": "3",
         "CLAUDE_CODE_SHELL_PREFIX": LIMITED,
         "DISABLE_AUTOUPDATER": "1",

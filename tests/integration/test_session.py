@@ -239,9 +239,9 @@ async def test_what_outlives_its_bubblewrap_is_ended_all_the_same(short_path: Pa
         inside.seize()
         outer.kill()
         await outer.wait()
-        assert _processes_of(short_path), "it lives on"
+        assert processes_of(short_path), "it lives on"
         await inside.end()
-        assert _processes_of(short_path) == []
+        assert processes_of(short_path) == {}
 
 
 async def test_a_session_cannot_write_into_another_one_s_transcript(short_path: Path) -> None:
@@ -305,7 +305,7 @@ async def test_a_turn_that_is_cancelled_leaves_no_process(short_path: Path) -> N
         with pytest.raises(asyncio.CancelledError):
             await running
         async with asyncio.timeout(10):  # the kernel ends what was in the sandbox, in its own time
-            while _processes_of(short_path):
+            while processes_of(short_path):
                 await asyncio.sleep(0.02)
 
 
@@ -337,7 +337,7 @@ async def test_a_session_that_fails_while_the_cli_starts_ends_soon_and_leaves_no
 
         with pytest.raises(RuntimeError, match="meanwhile"):
             await asyncio.wait_for(fail(), 20)  # a start that nobody waits for would hold it for a minute
-        assert _processes_of(short_path) == []
+        assert processes_of(short_path) == {}
 
 
 async def test_too_many_steps_end_in_plain_words(short_path: Path) -> None:
@@ -358,9 +358,9 @@ async def test_the_profile_reads_data_in_a_sandbox_without_a_model(short_path: P
         assert at.model.requests == []
 
 
-def _processes_of(place: Path) -> list[str]:
-    """Command lines of live bubblewrap processes that were started for this place."""
-    found = []
+def processes_of(place: Path) -> dict[int, str]:
+    """Process ids and command lines of live bubblewrap processes that were started for this place."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -368,5 +368,5 @@ def _processes_of(place: Path) -> list[str]:
             except OSError:
                 continue
             if str(place) in line and "bwrap" in line:
-                found.append(line)
+                found[int(entry.name)] = line
     return found
