@@ -93,11 +93,12 @@ sandbox: ## try to escape from the sandbox and to take too much in it; print bot
 	GVISOR=all .venv/bin/python -m pytest tests/fault/test_gvisor.py || good=false
 	$$good
 
-bench: ## time turns, sessions, checkpoints, intake, its notice, the queue and the gateway, each beside something plain
+bench: ## time turns, sessions, long threads, checkpoints, intake, its notice, the queue and the gateway, each beside something plain
 	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_TESTS)'
 	$(MAKE) environments
 	.venv/bin/python -m tests.bench.turn
 	.venv/bin/python -m tests.bench.session
+	.venv/bin/python -m tests.bench.long
 	.venv/bin/python -m tests.bench.snapshot
 	.venv/bin/python -m tests.bench.intake
 	.venv/bin/python -m tests.bench.idle
