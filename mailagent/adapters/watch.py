@@ -158,7 +158,7 @@ def _below(directory: int, depth: int, length: int) -> Iterator[int]:
                     yield info.st_blocks
                     if stat.S_ISDIR(info.st_mode):
                         longer = length + 1 + len(os.fsencode(entry.name))
-                    yield from _below(_opened(entry.name, directory), depth + 1, longer)
+                        yield from _below(_opened(entry.name, directory), depth + 1, longer)
     finally:
         os.close(directory)
 
