@@ -196,7 +196,7 @@ def _on_gvisor(place: Path, policy: Policy, sandbox: str, directory: str, progra
     runsc = shlex.join([*gvisor.arguments(policy, str(bundle)), "--", *gvisor.command()])
     return [
         "text=$(<configuration)",
-        'printf %s "${text//DIRECTORY/$CLAUDE_CONFIG_DIR}" >bundle/config.json',
+        'printf %s "${text//DIRECTORY/"$CLAUDE_CONFIG_DIR"}" >bundle/config.json',
         f"printf '%s\\0' {program} >bundle/words",
         f"exec /usr/bin/env -i {sandbox} {directory} {runsc}",
     ]

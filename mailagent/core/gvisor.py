@@ -11,12 +11,12 @@ STATE = "/opt/gvisor/state"
 BUNDLE = "/opt/gvisor/bundle"
 """A directory with config.json, and what START needs: `filter`, and `words`, the command with a NUL after each word."""
 
-START = """
+START = f"""
 import ctypes, os
 class Program(ctypes.Structure):
     _fields_ = [("steps", ctypes.c_ushort), ("code", ctypes.c_char_p)]
-words = open("/opt/gvisor/bundle/words").read().split(chr(0))[:-1]
-code = open("/opt/gvisor/bundle/filter", "rb").read()
+words = open("{BUNDLE}/words", "rb").read().split(bytes(1))[:-1]
+code = open("{BUNDLE}/filter", "rb").read()
 libc = ctypes.CDLL(None)
 assert libc.prctl(38, 1, 0, 0, 0) == 0
 assert libc.prctl(22, 2, ctypes.byref(Program(len(code) // 8, code))) == 0
