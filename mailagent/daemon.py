@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,6 +60,7 @@ GiveUp = Callable[[Claim, str, bool], Awaitable[None]]
 Enough = Callable[[Job], bool]
 
 DELIVERY_PLACES = 4
+THREADS = 32
 JANITOR_SECONDS = 30.0
 HOUR = 3600
 
@@ -98,11 +100,13 @@ async def run(config: Config, wrap: Wrap = lambda _, port: port) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with build(config) as bare, _inboxes(config) as inboxes:
+    # Threads wait for mail servers, for minutes: there must be some left for files, however few processors there are.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
+    async with systemd.starting(stopping) as started, build(config) as bare, _inboxes(config) as inboxes:
         parts = _wrapped(bare, wrap)
         try:
             intakes = [watch(parts, wrap("inbox", inbox)) for inbox in inboxes]
-            await _serve(parts, intakes, wrap("submission", _submission(config)), stopping)
+            await _serve(parts, intakes, wrap("submission", _submission(config)), started, stopping)
         finally:
             systemd.notify("STOPPING=1")
 
@@ -135,7 +139,7 @@ async def build(config: Config) -> AsyncIterator[Parts]:
         stack.enter_context(_alone(state / "lock"))
         _sweep(state, runtime)
         bubblewrap.write_etc(runtime / "etc")
-        await check_sandbox(config, parts_on_host, runtime)
+        await check_sandbox(config, parts_on_host)
         client, store = await stack.enter_async_context(stores.client(config))
         transcripts = RedisTranscripts(client, retention_seconds=config.storage.retention_days * DAY)
         ledger = RedisLedger(client, thread_seconds=config.storage.retention_days * DAY)
@@ -261,13 +265,15 @@ async def _forget(spool: Spool, after: float) -> None:
         await asyncio.sleep(HOUR)
 
 
-async def _serve(parts: Parts, intakes: Sequence[Intake], submission: Submission, stopping: asyncio.Event) -> None:
+async def _serve(
+    parts: Parts, intakes: Sequence[Intake], submission: Submission, started: asyncio.Event, stopping: asyncio.Event
+) -> None:
     """All loops until `stopping`; a loop that ends by itself has failed, and the daemon with it."""
     log.info("found: %s", await found(parts.jobs))
     open_yet = [asyncio.Event() for _ in intakes]
     watching = [intake.run(opened.set) for intake, opened in zip(intakes, open_yet, strict=True)]
     upkeep = (Upkeep(parts.jobs, JANITOR_SECONDS, _tell).run(), parts.sweep.run())
-    loops = (*watching, _ready(open_yet), *upkeep, _pet(), _store_ended(parts))
+    loops = (*watching, _ready(open_yet, started), *upkeep, systemd.pet(), _store_ended(parts))
     endless = [asyncio.create_task(loop) for loop in loops]
     working = asyncio.create_task(work(parts, submission, stopping))
     try:
@@ -322,33 +328,26 @@ async def _store_ended(parts: Parts) -> None:
     raise TemporaryError("the private Redis ended; its log is in the state directory. Is the disk full?")
 
 
-async def _pet() -> None:
-    """Tell the service manager that the loop still turns, as often as it wants to hear it."""
-    every = systemd.watchdog_seconds()
-    while True:
-        systemd.notify("WATCHDOG=1")
-        await asyncio.sleep(every or 3600.0)
-
-
 def _tell(line: str) -> None:
     systemd.notify(f"STATUS={line}")
 
 
-async def _ready(open_yet: Sequence[asyncio.Event]) -> None:
+async def _ready(open_yet: Sequence[asyncio.Event], started: asyncio.Event) -> None:
     """Say that mailbox, Redis and sandbox are good, as soon as every inbox is open."""
     for opened in open_yet:
         await opened.wait()
+    started.set()
     systemd.notify("READY=1")
     log.info("ready")
     await asyncio.Event().wait()
 
 
-async def check_sandbox(config: Config, parts_on_host: Host, runtime: Path) -> Sequence[str]:
+async def check_sandbox(config: Config, parts_on_host: Host) -> Sequence[str]:
     """Start one before any stranger's file is there, and try what must not work in it; returns what was tried."""
-    trial = runtime / "trial"
-    for name in ("in", "work", "out"):
-        (trial / name).mkdir(parents=True, exist_ok=True)
-    return await boundary.check(Policy(parts_on_host, str(trial), "", host.limits(config.sandbox)))
+    with tempfile.TemporaryDirectory(prefix="trial-") as trial:
+        for name in ("in", "work", "out"):
+            Path(trial, name).mkdir()
+        return await boundary.check(Policy(parts_on_host, trial, "", host.limits(config.sandbox)))
 
 
 @contextmanager

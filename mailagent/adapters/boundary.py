@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from mailagent.adapters import bubblewrap
-from mailagent.core.errors import ConfigError, PermanentError, TemporaryError
+from mailagent.core.errors import ConfigError, PermanentError
 from mailagent.core.policy import ANALYSIS, Policy
 
 SECONDS = 30.0
@@ -56,14 +56,14 @@ print("all tried")
 
 async def check(policy: Policy) -> Sequence[str]:
     """Try all of it in a real sandbox; returns what was tried. ConfigError when something works, and when no sandbox
-    can be had."""
+    can be had; TemporaryError when that may be better in a moment: the disk is full, the machine busy."""
     with bait() as known:
         command = script(known)
         try:
             finished = await bubblewrap.run(
                 policy, command, timeout=SECONDS, environment={"SECRET": str(known["mark"])}
             )
-        except (TemporaryError, PermanentError) as error:
+        except PermanentError as error:
             raise ConfigError(f"the sandbox cannot be had: {error}") from error
     if finished.code == 127:
         raise ConfigError("bubblewrap is missing: apt-get install bubblewrap")

@@ -72,9 +72,12 @@ class Inside:
         groups = policy.host.control_groups
         self._group = Group(Path(groups), place.name, control(policy.limits)) if groups else None
         os.mkfifo(place / "status", 0o600)
-        self._status = os.open(place / "status", os.O_RDONLY | os.O_NONBLOCK)
         self._handle = self._namespace = -1
         self._watch = Watch(policy, self._written, memory=self._group is None)
+
+    def begin(self) -> None:
+        """Wait for what the launcher starts, and watch it until end()."""
+        self._status = os.open(self._place / "status", os.O_RDONLY | os.O_NONBLOCK)
         self._watching = asyncio.create_task(self._keep_watching())
 
     def seize(self) -> None:
@@ -179,6 +182,7 @@ def launch(place: Path, policy: Policy, command: Sequence[str] = ()) -> Inside:
     lines += [*held.enter(), "exec 9>status", *start(place, policy, sandbox, directory, program)]
     held.launcher.write_text("\n".join(lines) + "\n")
     held.launcher.chmod(0o700)
+    held.begin()  # nothing is left to fail: on a full disk nobody would end it
     return held
 
 
@@ -208,9 +212,9 @@ async def run(
     """Run a program in a sandbox of its own to its end. TemporaryError after `timeout` seconds, and when it prints more
     than a program of ours would (it is killed); PermanentError when it takes more than the policy allows."""
     place = Path(tempfile.mkdtemp(prefix="program-"))
-    held = launch(place, policy, command)
-    process = None
+    held = process = None
     try:
+        held = launch(place, policy, command)
         process = await asyncio.create_subprocess_exec(
             held.launcher,
             stdin=asyncio.subprocess.DEVNULL,
@@ -225,7 +229,8 @@ async def run(
     except TimeoutError as error:
         raise TemporaryError(f"{command[0]} took longer than {timeout:.0f} s in the sandbox") from error
     finally:
-        await held.end()
+        if held:
+            await held.end()
         if process and process.returncode is None:
             process.kill()
             await process.wait()

@@ -100,10 +100,10 @@ class ClaudeAgent:
         socket = self._settings.runtime_dir / f"{secrets.token_hex(6)}.sock"
         async with _removed(place), self._gateway.listen(socket, payer) as meter:
             policy = self._policy(Path(workspace.path), socket)
-            inside = self._sandbox.launch(place, policy)
             options = self._options(session, store, place, known=known, skills=skills or SKILLS)
             options.hooks = self._hooks(workspace, store)
             client = ClaudeSDKClient(options)
+            inside = self._sandbox.launch(place, policy)
             connecting = asyncio.create_task(client.connect())
             try:
                 yield ClaudeSession(

@@ -1,6 +1,7 @@
 """A directory as blobs and a manifest that names them, and back; the directory was written by hostile code."""
 
 import asyncio
+import errno
 import logging
 import os
 import stat
@@ -213,7 +214,9 @@ def remove(directory: Path) -> None:
     away = ["rm", "-rf", "--", str(directory)]
     if subprocess.run(away, check=False, capture_output=True).returncode != 0:
         subprocess.run(["chmod", "-R", "u+rwx", "--", str(directory)], check=False, capture_output=True)
-        subprocess.run(away, check=True, capture_output=True)
+        again = subprocess.run(away, check=False, capture_output=True)
+        if again.returncode != 0:
+            raise OSError(errno.EBUSY, f"it cannot be removed: {again.stderr.decode(errors='replace')[:200]}")
 
 
 def mark_of(info: os.stat_result) -> tuple[int, int, int, int]:

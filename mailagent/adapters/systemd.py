@@ -1,9 +1,14 @@
 """What systemd tells a service and hears from it: credentials, READY, WATCHDOG (sd_notify(3), systemd.exec(5))."""
 
+import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+START_SECONDS = 60
+"""How much longer a start may take, each time that it is said."""
 
 
 def credentials(environment: Mapping[str, str]) -> dict[str, str]:
@@ -24,6 +29,32 @@ def notify(state: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
         channel.connect(address)
         channel.sendall(state.encode())
+
+
+@asynccontextmanager
+async def starting(stopping: asyncio.Event) -> AsyncIterator[asyncio.Event]:
+    """Until the event that it yields or that one is set, ask the manager for more time than TimeoutStartSec: Redis may
+    have much to load, and a mail server that is away is waited for. A start cut off for that gains nothing."""
+    started = asyncio.Event()
+
+    async def ask() -> None:
+        while not (started.is_set() or stopping.is_set()):
+            notify(f"EXTEND_TIMEOUT_USEC={START_SECONDS * 1_000_000}")
+            await asyncio.sleep(START_SECONDS / 3)
+
+    asking = asyncio.create_task(ask())
+    try:
+        yield started
+    finally:
+        asking.cancel()
+
+
+async def pet() -> None:
+    """Tell the manager for ever that the loop still turns, as often as it wants to hear it."""
+    every = watchdog_seconds()
+    while True:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(every or 3600.0)
 
 
 def watchdog_seconds() -> float | None:

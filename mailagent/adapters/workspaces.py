@@ -134,8 +134,11 @@ class DiskWorkspaces:
             copy = await _in_thread(_read_copy, directory / "copy.json")
             checkpoint = await self._checkpoints.get(ThreadId(directory.name))
             if copy is None or copy.name != checkpoint.copy:
-                await _in_thread(remove, directory)
-                removed += 1
+                try:
+                    await _in_thread(remove, directory)
+                    removed += 1
+                except TemporaryError as error:
+                    log.warning("%s: %s", directory, error)  # the others go all the same
         return removed
 
     async def _restored(self, workspace: Workspace, checkpoint: Checkpoint) -> Workspace:

@@ -114,8 +114,8 @@ async def _diagnose_sandbox(config: Config) -> list[host.Check]:
     with tempfile.TemporaryDirectory() as directory:
         bubblewrap.write_etc(Path(directory) / "etc")
         try:
-            tried = await daemon.check_sandbox(config, host.parts(config, Path(directory) / "etc"), Path(directory))
-        except ConfigError as error:
+            tried = await daemon.check_sandbox(config, host.parts(config, Path(directory) / "etc"))
+        except (ConfigError, TemporaryError) as error:
             return [host.Check("sandbox", str(error))]
     refused = f"{len(tried)} attempts refused: {', '.join(tried)}"
     return [host.Check("sandbox", "", refused), host.Check("its limits", "", LIMITS[cgroups.delegated() is not None])]

@@ -37,14 +37,14 @@ class Sweep:
             await asyncio.sleep(EVERY / 24)
 
     async def once(self) -> None:
-        """What is due."""
+        """What is due. The directories are last: one that cannot be removed keeps nothing else."""
         now = self.clock.now()
-        directories = await self.workspaces.forget(now - EVERY)
-        if directories:
-            log.info("sweep: %d directories of threads that are gone or went on elsewhere", directories)
         if await self.retention.turn_to_sweep(EVERY):
             count, size = await sweep(self.retention, self.blobs, now - GRACE)
             log.info("sweep: %d blobs (%d bytes) that nothing names", count, size)
+        directories = await self.workspaces.forget(now - EVERY)
+        if directories:
+            log.info("sweep: %d directories of threads that are gone or went on elsewhere", directories)
 
 
 async def sweep(retention: Retention, blobs: Blobs, before: float) -> tuple[int, int]:

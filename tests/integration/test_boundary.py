@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mailagent.adapters import boundary
-from mailagent.core.errors import ConfigError
+from mailagent.adapters import boundary, bubblewrap, watch
+from mailagent.core.errors import ConfigError, TemporaryError
 from tests.sandboxes import lax_bubblewrap, policy_at
 
 POSSIBLE_OUTSIDE = {
@@ -51,6 +51,21 @@ async def test_a_sandbox_with_a_hole_is_not_served_from(short_path: Path, forgot
     policy, lax = policy_at(short_path), lax_bubblewrap(short_path, forgotten)
     with pytest.raises(ConfigError, match=hole):
         await boundary.check(replace(policy, host=replace(policy.host, bwrap=lax)))
+
+
+async def test_what_may_be_better_in_a_moment_is_tried_again(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that ends with a fault of its settings is not started again."""
+    monkeypatch.setattr(watch, "RESERVE", 1 << 60)
+    with pytest.raises(TemporaryError, match="the disk is nearly full"):
+        await boundary.check(policy_at(short_path))
+
+
+async def test_a_launch_that_fails_leaves_nothing_at_work(short_path: Path) -> None:
+    (short_path / "launch").mkdir()  # where the launcher is to be written
+    before = asyncio.all_tasks(), sorted(os.listdir("/proc/self/fd"))
+    with pytest.raises(IsADirectoryError):
+        bubblewrap.launch(short_path, policy_at(short_path))
+    assert (asyncio.all_tasks(), sorted(os.listdir("/proc/self/fd"))) == before
 
 
 async def test_what_is_missing_is_said(short_path: Path) -> None:
