@@ -58,7 +58,7 @@ setup: ## install what is missing; .venv/bin/mailagent works afterwards
 test: ## set up and run every test
 	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_TESTS)' WANTED='$(MAY_HAVE)'
 	$(MAKE) environments
-	.venv/bin/python -m pytest tests --ignore=tests/bench
+	.venv/bin/python -m pytest tests --ignore=tests/bench --numprocesses 2 --dist loadfile
 
 check: setup ## lint, types, import rules, fast tests: before every commit
 	@.venv/bin/ruff check .

@@ -1,7 +1,7 @@
 """Mailbox -> parse -> screen, some mails at a time: of one that nobody will answer no more is read than its header."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -18,7 +18,8 @@ MOST_MAILS = 100
 MOST_BYTES = 16_000_000
 """What is read at once; a message that has more is read alone."""
 FRUITLESS = 10
-"""After so many attempts in a row, a message that the server cannot hand over is left to people."""
+"""After so many attempts in a row, a message that the server cannot hand over, though it does another, is left to
+people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,10 @@ class Aside:
 Found = Understood | Aside
 
 
+class _WithheldError(TemporaryError):
+    """The server did not hand over what it was asked for."""
+
+
 @dataclass(slots=True)
 class Reading:
     """Reads one mailbox; `most_mb` is what a mail may have, whatever the rules say."""
@@ -66,13 +71,17 @@ class Reading:
         """What the first of these messages are, as many as are worth reading at once, and the UID of the last of them;
         those that are gone are left out. TemporaryError when the server or the disk is away: the next attempt is for
         the first message alone, which may be the one that they stumble over."""
-        if self._fruitless == FRUITLESS:
+        others = uids[1:MOST_MAILS]
+        if self._fruitless >= FRUITLESS and others:
+            self._fruitless += 1
+            # A server that hands over no other either is at fault itself: then this raises, and all mail waits.
+            await self.inbox.heads([others[self._fruitless % len(others)]])
             self._fruitless = 0
             return [Aside(uids[0], "held", "the server could not hand it over")], uids[0]
         try:
             found = await self._read(uids[: self._at_once])
-        except TemporaryError:
-            self._fruitless += self._at_once == 1
+        except TemporaryError as error:
+            self._fruitless += self._at_once == 1 and isinstance(error, _WithheldError)
             self._at_once = 1
             raise
         self._fruitless, self._at_once = 0, min(2 * self._at_once, MOST_MAILS)
@@ -80,10 +89,10 @@ class Reading:
 
     async def _read(self, uids: Sequence[int]) -> tuple[list[Found], int]:
         now = self.clock.now()
-        looks = await _all(self._first_look(head, now) for head in await self.inbox.heads(uids))
+        looks = await _all(self._first_look(head, now) for head in await _handed(self.inbox.heads(uids)))
         looks, last = _that_fit(looks, uids[-1])
         whole = [head.uid for head in looks if isinstance(head, Head)]
-        raws = await self.inbox.fetch(whole, now=now) if whole else []
+        raws = await _handed(self.inbox.fetch(whole, now=now)) if whole else []
         found = [look for look in looks if not isinstance(look, Head)]
         found += await _all(self._whole(raw.uid, raw.data, now) for raw in raws)
         return sorted(found, key=lambda one: one.uid), last
@@ -136,6 +145,13 @@ def _that_fit(looks: Sequence[Found | Head], last: int) -> tuple[list[Found | He
             return fitting, fitting[-1].uid
         fitting.append(look)
     return fitting, last
+
+
+async def _handed(asked: Awaitable[T]) -> T:
+    try:
+        return await asked
+    except TemporaryError as error:
+        raise _WithheldError(str(error)) from error
 
 
 async def _all(reading: Iterable[Coroutine[None, None, T]]) -> list[T]:

@@ -3,8 +3,8 @@
 import asyncio
 import itertools
 import shutil
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -22,7 +22,7 @@ from mailagent.core.quota import Account, Limits, Payer, Spend, daily
 from mailagent.core.render import Style
 from mailagent.core.screen import Rule
 from mailagent.core.token import Key
-from mailagent.core.values import Outgoing
+from mailagent.core.values import BlobId, Outgoing
 from mailagent.flow.admission import Admission
 from mailagent.flow.delivery import Delivery
 from mailagent.flow.intake import Intake
@@ -702,10 +702,12 @@ async def test_a_proven_sender_of_too_much_is_told_so_and_only_once(house: House
 
 
 class Stumbling(FakeInbox):
-    """A server that loses the connection whenever it is asked for one message."""
+    """A server that loses the connection whenever it is asked for one of these messages."""
+
+    stuck: Collection[int] = (2,)
 
     async def heads(self, uids: Sequence[int]) -> list[Head]:
-        if 2 in uids:
+        if set(self.stuck) & set(uids):
             raise TemporaryError("the connection is lost")
         return await super().heads(uids)
 
@@ -720,6 +722,47 @@ async def test_a_message_that_the_server_cannot_hand_over_keeps_no_other_from_be
     assert house.inbox.filed == {1: "processed"}
     await intake.take_new(await house.inbox.open())
     assert house.inbox.filed == {1: "processed", 2: "held", 3: "processed"}
+
+
+async def look_often(house: House, intake: Intake, times: int) -> None:
+    """As the intake does that finds the server, or the store, away."""
+    for _ in range(times):
+        with suppress(TemporaryError):
+            await intake.take_new(await house.inbox.open())
+
+
+async def test_two_that_the_server_cannot_hand_over_keep_no_other_from_being_answered(house: House) -> None:
+    house.inbox = inbox = Stumbling()
+    inbox.stuck = (2, 3)
+    arrive(house, *(mail(sender=f"{n}@example.org") for n in range(5)))
+    await look_often(house, house.intake(), 4 * FRUITLESS)
+    assert inbox.filed == {1: "processed", 2: "held", 3: "held", 4: "processed", 5: "processed"}
+
+
+async def test_all_mail_waits_for_a_server_that_hands_over_none(house: House) -> None:
+    house.inbox = inbox = Stumbling()
+    inbox.stuck = (1, 2, 3)
+    arrive(house, *(mail(sender=f"{n}@example.org") for n in range(3)))
+    await look_often(house, house.intake(), 5 * FRUITLESS)
+    assert inbox.filed == {}
+
+
+class FullDisk(DiskBlobs):
+    """Nothing can be kept."""
+
+    async def put(self, data: bytes) -> BlobId:
+        raise TemporaryError("the disk is full")
+
+
+async def test_all_mail_waits_for_a_store_that_is_away(house: House) -> None:
+    arrive(house, *(mail(sender=f"{n}@example.org") for n in range(3)))
+    blobs, house.blobs = house.blobs, FullDisk(house.place / "blobs")
+    intake = house.intake()
+    await look_often(house, intake, 5 * FRUITLESS)
+    assert house.inbox.filed == {}
+    intake.reading.blobs = blobs
+    await look_often(house, intake, 1)
+    assert list(house.inbox.filed.values()) == ["processed"] * 3
 
 
 async def test_no_more_is_read_at_once_than_fits_into_memory(house: House) -> None:
