@@ -261,7 +261,10 @@ def _submission(config: Config) -> Submission:
 async def _forget(spool: Spool, after: float) -> None:
     """Remove handled mail from the spool when it is old enough."""
     while True:
-        await asyncio.to_thread(spool.forget, time.time() - after)
+        try:
+            await asyncio.to_thread(spool.forget, time.time() - after)
+        except OSError as error:
+            log.warning("spool: %s", error)
         await asyncio.sleep(HOUR)
 
 

@@ -108,11 +108,13 @@ class Spool:
 
     def forget(self, before: float) -> int:
         """Remove what came before this moment (Unix seconds) and was handled; returns how many."""
-        handled = (path for folder in get_args(Folder) for path in (self._directory / folder).iterdir())
-        old = [path for path in handled if path.stat().st_mtime < before]
-        for path in old:
-            path.unlink(missing_ok=True)
-        return len(old)
+        removed = 0
+        for path in [path for folder in get_args(Folder) for path in (self._directory / folder).iterdir()]:
+            with suppress(FileNotFoundError):  # a purge removes them, too
+                if path.stat().st_mtime < before:
+                    path.unlink()
+                    removed += 1
+        return removed
 
 
 def drop(directory: Path, mailbox: Mailbox, number: int) -> None:
