@@ -165,10 +165,10 @@ class Jobs(Protocol):
     async def thread(self, thread: ThreadId) -> Thread | None:
         """The thread, None when unknown."""
 
-    async def claim(self, lane: Lane, wait: float) -> Claim | None:
+    async def claim(self, lane: Lane, wait: float, but: Collection[ThreadId] = ()) -> Claim | None:
         """Lease the next thread with work in this lane; None when there was none for `wait` seconds. First those whose
-        worker fell silent; then, by turns, those of every sender who has any: whoever is new waits for at most one
-        thread of each other sender."""
+        worker fell silent, `but` those that the caller himself is still at work on, after the store was away; then, by
+        turns, those of every sender who has any: whoever is new waits for at most one thread of each other sender."""
 
     async def renew(self, claim: Claim) -> None:
         """Extend the lease. One that ran out is as good as before, as long as nobody took the thread."""

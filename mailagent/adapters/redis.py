@@ -6,7 +6,7 @@ import itertools
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any, Literal
 
 from redis.asyncio import Redis
@@ -121,12 +121,12 @@ class RedisJobs:
         participants = frozenset(map(str, others))
         return None if owner is None else Thread(thread, str(owner), int(turns or 0), participants)
 
-    async def claim(self, lane: Lane, wait: float) -> Claim | None:
+    async def claim(self, lane: Lane, wait: float, but: Collection[ThreadId] = ()) -> Claim | None:
         clock = asyncio.get_running_loop().time
         until = clock() + wait
         token = f"{self._owner}:{next(self._fences)}"
         while True:
-            first, second = await self._run("claim", lane, token, _milliseconds(self._lease))
+            first, second = await self._run("claim", lane, token, _milliseconds(self._lease), *but)
             if isinstance(second, str):  # a thread and its first job; else where the bell stands, and until when
                 return Claim(lane, ThreadId(first), token, decode(second))
             left = until - clock()

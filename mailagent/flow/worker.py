@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 CLAIM_SECONDS = 1.0
 """How long one claim waits: also how long a stop may take that finds nothing at work."""
 STORE_AWAY_SECONDS = 2.0
+RENEW_AGAIN_SECONDS = 0.5
 MAX_DELAY_SECONDS = 3600.0
 INTERRUPTIONS = 10
 """So often in a row a job may be met again that was begun and neither ended nor given back."""
@@ -66,7 +67,7 @@ class Worker:
                 if self.at_work and self.room and not await self.room.free():
                     await asyncio.sleep(self.claim_seconds)
                     continue
-                claim = await self.jobs.claim(self.lane, self.claim_seconds)
+                claim = await self.jobs.claim(self.lane, self.claim_seconds, frozenset(self.at_work))
             except TemporaryError as error:
                 log.warning("%s: nothing can be claimed: %s", self.lane, error)
                 await asyncio.sleep(STORE_AWAY_SECONDS)
@@ -78,7 +79,8 @@ class Worker:
 
     async def _own(self, claim: Claim) -> None:
         if claim.thread in self.at_work:  # its lease was lost here, and what it began is still being cleared away
-            await self.jobs.retry(claim, claim.job, self.renew_seconds)
+            with suppress(LeaseLostError, TemporaryError):
+                await self.jobs.retry(claim, claim.job, self.renew_seconds)
             return
         self.at_work.add(claim.thread)
         work = asyncio.ensure_future(self._work(claim))
@@ -95,13 +97,16 @@ class Worker:
             self.at_work.discard(claim.thread)
 
     async def _beat(self, claim: Claim) -> None:
-        """Renew the lease until it is lost."""
+        """Renew the lease until it is lost; soon again where that failed, before somebody else takes it for silence."""
+        delay = self.renew_seconds
         while True:
-            await asyncio.sleep(self.renew_seconds)
+            await asyncio.sleep(delay)
+            delay = self.renew_seconds
             try:
                 await self.jobs.renew(claim)
             except TemporaryError as error:
                 log.warning("%s: the lease could not be renewed: %s", self.lane, error)
+                delay = min(self.renew_seconds, RENEW_AGAIN_SECONDS)
             except LeaseLostError:
                 log.warning("job %s: lease lost, work dropped", claim.job.id)
                 return

@@ -232,6 +232,19 @@ async def test_a_silent_worker_loses_its_lease_and_can_write_no_more(hire: Hire)
     assert (await claimed(quick, "delivery")).job == job
 
 
+async def test_a_lease_that_ran_out_is_left_to_whoever_is_still_at_work(hire: Hire) -> None:
+    """As after an outage of the store: another place of the same daemon would take the work away from it."""
+    ours, other = hire("ours", 0.2), hire("other", 2.0)
+    await ours.accept(a_job(), None)
+    claim = await claimed(ours)
+    assert await ours.claim("turns", 0.6, [claim.thread]) is None
+    await ours.renew(claim)
+    assert await other.claim("turns", 0) is None
+    assert (await claimed(other)).thread == claim.thread
+    with pytest.raises(LeaseLostError):
+        await ours.renew(claim)
+
+
 async def test_a_lease_that_was_given_back_is_lost(jobs: Jobs) -> None:
     await jobs.accept(a_job(), None)
     claim = await claimed(jobs)

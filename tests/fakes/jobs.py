@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -109,22 +109,22 @@ class FakeJobs:
     async def thread(self, thread: ThreadId) -> Thread | None:
         return self.shelf.threads.get(thread)
 
-    async def claim(self, lane: Lane, wait: float) -> Claim | None:
+    async def claim(self, lane: Lane, wait: float, but: Collection[ThreadId] = ()) -> Claim | None:
         until = self._now() + wait
         while True:
-            if thread := self._next(lane):
+            if thread := self._next(lane, but):
                 return self._take(lane, thread)
             if self._now() >= until:
                 return None
             await self._news(until)
 
-    def _next(self, lane: Lane) -> ThreadId | None:
+    def _next(self, lane: Lane, but: Collection[ThreadId]) -> ThreadId | None:
         over = [thread for (of, thread), ends in self.shelf.later.items() if of == lane and ends <= self._now()]
         for thread in over:
             del self.shelf.later[lane, thread]
             self._announce(lane, thread)
         for (of, thread), (_, until) in self.shelf.leases.items():
-            if of == lane and until <= self._now():
+            if of == lane and until <= self._now() and thread not in but:
                 return thread
         due = self.shelf.due[lane]
         return min(due, key=lambda thread: (due[thread], thread)) if due else None

@@ -1,8 +1,10 @@
 """The loop that owns jobs ends when it is told to, also where a cancellation is lost on the way."""
 
 import asyncio
+from collections.abc import Collection
 from contextlib import suppress
 
+from mailagent.core.values import ThreadId
 from mailagent.flow.worker import Worker
 from mailagent.ports import Claim, Lane
 from tests.fakes.jobs import FakeJobs
@@ -11,7 +13,7 @@ from tests.fakes.jobs import FakeJobs
 class DeafJobs(FakeJobs):
     """Swallows a cancellation, as asyncio.wait_for below redis-py may (bpo-37658)."""
 
-    async def claim(self, lane: Lane, wait: float) -> Claim | None:
+    async def claim(self, lane: Lane, wait: float, but: Collection[ThreadId] = ()) -> Claim | None:
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(wait)
         return await super().claim(lane, 0.0)

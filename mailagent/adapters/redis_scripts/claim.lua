@@ -1,6 +1,11 @@
 -- Leases the next thread of a lane: {thread, body}. When there is none: {the bell's last entry, milliseconds until a delay
--- ends or a lease runs out, or -1}, for the caller to wait on.
+-- ends or a lease runs out, or -1}, for the caller to wait on. After the lease come the threads that the caller is at work
+-- on: where their lease ran out, it is left for him to renew.
 local lane, token, lease = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local own = {}
+for at = 4, #ARGV do
+  own[ARGV[at]] = true
+end
 local due, later, leases = key('due', lane), key('later', lane), key('leases', lane)
 local now = milliseconds()
 
@@ -31,7 +36,7 @@ for _, thread in ipairs(redis.call('ZRANGEBYSCORE', later, '-inf', now)) do
 end
 
 for _, thread in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now)) do
-  local taken = take(thread)
+  local taken = not own[thread] and take(thread)
   if taken then
     return taken
   end
@@ -51,8 +56,9 @@ end
 local wait = -1
 for _, times in ipairs({ later, leases }) do
   local first = redis.call('ZRANGE', times, 0, 0, 'WITHSCORES')[2]
-  if first and (wait < 0 or first - now < wait) then
-    wait = first - now
+  if first then
+    local left = tonumber(first) > now and first - now or 1000  -- what ran out and is left there is the caller's
+    wait = wait < 0 and left or math.min(wait, left)
   end
 end
 local rung = redis.call('XREVRANGE', key('bell', lane), '+', '-', 'COUNT', 1)[1]
