@@ -1,5 +1,7 @@
 """The same sandbox with gVisor's kernel between the code in it and this host's: runsc runs inside bubblewrap, on the
-tree that core/policy.py lays out. What gets out of gVisor sees no more than that tree, and no network."""
+tree that core/policy.py lays out.
+
+What gets out of gVisor sees no more than that tree, and no network."""
 
 from collections.abc import Mapping
 from typing import Any
