@@ -18,7 +18,7 @@ MOST_MAILS = 100
 MOST_BYTES = 16_000_000
 """What is read at once; a message that has more is read alone."""
 FRUITLESS = 10
-"""After so many attempts in a row, a message that the server cannot hand over, though it does another, is left to
+"""After so many attempts in a row, a message that the server cannot hand over though it hands over another is left to
 people."""
 
 
@@ -65,27 +65,39 @@ class Reading:
     authserv_id: str
     most_mb: float
     _at_once: int = field(default=MOST_MAILS, init=False)
+    _stuck: int = field(default=0, init=False)
+    """The UID of the message that the server did not hand over alone, and for it:"""
     _fruitless: int = field(default=0, init=False)
+    _others: int = field(default=0, init=False)
+    """How often another was asked for."""
 
     async def read(self, uids: Sequence[int]) -> tuple[list[Found], int]:
         """What the first of these messages are, as many as are worth reading at once, and the UID of the last of them;
-        those that are gone are left out. TemporaryError when the server or the disk is away: the next attempt is for
+        those that are gone are left out. TemporaryError when the server or the store is away: the next attempt is for
         the first message alone, which may be the one that they stumble over."""
-        others = uids[1:MOST_MAILS]
-        if self._fruitless >= FRUITLESS and others:
-            self._fruitless += 1
-            # A server that hands over no other either is at fault itself: then this raises, and all mail waits.
-            await self.inbox.heads([others[self._fruitless % len(others)]])
-            self._fruitless = 0
-            return [Aside(uids[0], "held", "the server could not hand it over")], uids[0]
+        first = uids[0]
+        if first != self._stuck:
+            self._stuck = self._fruitless = 0
+        if self._fruitless == FRUITLESS:
+            return [Aside(first, "held", "the server could not hand it over")], first
+        another = bool(self._stuck) and await self._hands_over_another(uids[1:MOST_MAILS])
         try:
             found = await self._read(uids[: self._at_once])
         except TemporaryError as error:
-            self._fruitless += self._at_once == 1 and isinstance(error, _WithheldError)
+            withheld = isinstance(error, _WithheldError) and self._at_once == 1
+            self._stuck, self._fruitless = first if withheld else 0, self._fruitless + (withheld and another)
             self._at_once = 1
             raise
-        self._fruitless, self._at_once = 0, min(2 * self._at_once, MOST_MAILS)
+        self._stuck, self._at_once = 0, min(2 * self._at_once, MOST_MAILS)
         return found
+
+    async def _hands_over_another(self, others: Sequence[int]) -> bool:
+        """Whether the fault is the message's: a server that hands over no other either is at fault itself. Each time it
+        is asked for another one, since some of these may be stuck too."""
+        if not others:
+            return False
+        self._others += 1
+        return bool(await self.inbox.fetch([others[self._others % len(others)]], now=self.clock.now()))
 
     async def _read(self, uids: Sequence[int]) -> tuple[list[Found], int]:
         now = self.clock.now()

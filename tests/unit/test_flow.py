@@ -22,7 +22,7 @@ from mailagent.core.quota import Account, Limits, Payer, Spend, daily
 from mailagent.core.render import Style
 from mailagent.core.screen import Rule
 from mailagent.core.token import Key
-from mailagent.core.values import BlobId, Outgoing
+from mailagent.core.values import BlobId, Outgoing, RawMessage
 from mailagent.flow.admission import Admission
 from mailagent.flow.delivery import Delivery
 from mailagent.flow.intake import Intake
@@ -711,12 +711,17 @@ class Stumbling(FakeInbox):
             raise TemporaryError("the connection is lost")
         return await super().heads(uids)
 
+    async def fetch(self, uids: Sequence[int], *, now: float) -> list[RawMessage]:
+        if set(self.stuck) & set(uids):
+            raise TemporaryError("the connection is lost")
+        return await super().fetch(uids, now=now)
+
 
 async def test_a_message_that_the_server_cannot_hand_over_keeps_no_other_from_being_answered(house: House) -> None:
     house.inbox = Stumbling()
     arrive(house, *(mail(sender=f"{n}@example.org") for n in range(3)))
     intake = house.intake()
-    for _ in range(FRUITLESS + 2):
+    for _ in range(FRUITLESS + 3):
         with pytest.raises(TemporaryError):
             await intake.take_new(await house.inbox.open())
     assert house.inbox.filed == {1: "processed"}
@@ -745,6 +750,29 @@ async def test_all_mail_waits_for_a_server_that_hands_over_none(house: House) ->
     arrive(house, *(mail(sender=f"{n}@example.org") for n in range(3)))
     await look_often(house, house.intake(), 5 * FRUITLESS)
     assert inbox.filed == {}
+
+
+async def test_when_a_server_hands_over_again_no_mail_is_set_aside(house: House) -> None:
+    house.inbox = inbox = Stumbling()
+    inbox.stuck = (1, 2, 3)
+    arrive(house, *(mail(sender=f"{n}@example.org") for n in range(3)))
+    intake = house.intake()
+    await look_often(house, intake, 5 * FRUITLESS)
+    inbox.stuck = ()
+    await look_often(house, intake, 1)
+    assert inbox.filed == {1: "processed", 2: "processed", 3: "processed"}
+
+
+async def test_when_a_message_that_was_not_handed_over_is_gone_the_next_one_is_not_blamed(house: House) -> None:
+    house.inbox = inbox = Stumbling()
+    inbox.stuck = (1,)
+    arrive(house, *(mail(sender=f"{n}@example.org") for n in range(3)))
+    intake = house.intake()
+    await look_often(house, intake, FRUITLESS + 2)
+    assert inbox.filed == {}
+    del inbox.mails[1]
+    await look_often(house, intake, 1)
+    assert inbox.filed == {2: "processed", 3: "processed"}
 
 
 class FullDisk(DiskBlobs):
