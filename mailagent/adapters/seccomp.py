@@ -8,7 +8,7 @@ from mailagent.core.errors import ConfigError
 from mailagent.core.syscalls import NEWEST, RULES, Machine, Rule, number
 
 # linux/bpf_common.h, linux/seccomp.h, linux/audit.h
-LOAD, RETURN = 0x20, 0x06
+LOAD, AND, RETURN = 0x20, 0x54, 0x06
 JUMP_EQUAL, JUMP_GREATER, JUMP_BITS = 0x15, 0x25, 0x45
 ALLOW, ERROR, KILL = 0x7FFF0000, 0x00050000, 0x80000000
 NUMBER_AT, ARCHITECTURE_AT, ARGUMENTS_AT = 0, 4, 16
@@ -56,6 +56,8 @@ def _judged(rule: Rule) -> Iterator[bytes]:
         yield refuse
         return
     yield _step(LOAD, ARGUMENTS_AT + 8 * rule.argument)
+    if rule.when == "all bits":
+        yield _step(AND, *rule.values)
     jump = JUMP_BITS if rule.when == "bits" else JUMP_EQUAL
     for at, value in enumerate(rule.values):
         yield _step(jump, value, len(rule.values) - at)  # over the values that are left and the first of two returns

@@ -83,7 +83,8 @@ def arguments(policy: Policy) -> list[str]:
     No network, no host files but those of `Host` read-only, own pid, ipc, uts and user namespace, no capabilities, no
     nested user namespaces, an empty environment, sized tmpfs. /proc/sys is read-only because a file there belongs to
     the host's uid 0 whatever the namespace says; in/, work/ and out/ are mounts of their own, so that code inside
-    cannot replace them by links that the daemon would follow. What holds them, where the CLI and all scripts start, is
+    cannot replace them by links that the daemon would follow. /dev/full reads like /dev/zero, but is no way to memory
+    that several processes share and none has. What holds them, where the CLI and all scripts start, is
     read-only: programs load files by their name from there (`.env`, `matplotlibrc`, `CLAUDE.md`), in later turns
     too."""
     return [
@@ -194,7 +195,7 @@ def _system(host: Host) -> list[str]:
         *links,
         *("--ro-bind", host.etc, "/etc"),
         *("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"),
-        *("--dev", "/dev"),
+        *("--dev", "/dev", "--dev-bind", "/dev/full", "/dev/zero"),
         *("--ro-bind", host.analysis, ANALYSIS),
         *("--ro-bind", host.cli, CLI),
         *("--ro-bind", host.skills, f"{PLUGIN}/skills"),

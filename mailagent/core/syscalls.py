@@ -12,6 +12,8 @@ Machine: TypeAlias = Literal["x86_64", "aarch64"]
 AF_UNIX, AF_INET, AF_NETLINK = 1, 2, 16
 CLONE_NEW_NAMESPACES = 0x7E020000
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+SHARED_WITHOUT_A_FILE = 0x21
+"""mmap(2)'s MAP_SHARED and MAP_ANONYMOUS. Such memory stays when nobody has it in its tables, where the watch looks."""
 
 NEWEST = 462
 """mseal, of Linux 6.10: a call with a higher number is one that this list has not judged, and does not exist."""
@@ -20,11 +22,11 @@ NEWEST = 462
 @dataclass(frozen=True, slots=True)
 class Rule:
     """Answer this call with this error: always, or by an argument (its low 32 bits, which are all the kernel reads of
-    each named here) when it has one of the bits, is one of the values, or is none of them."""
+    each named here) when it has one of the bits, has all of them, is one of the values, or is none of them."""
 
     call: str
     error: int
-    when: Literal["always", "bits", "one of", "none of"] = "always"
+    when: Literal["always", "bits", "all bits", "one of", "none of"] = "always"
     argument: int = 0
     values: tuple[int, ...] = ()
 
@@ -101,15 +103,18 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "iopl": (172, None),
     "ioperm": (173, None),
     "vhangup": (153, 58),
-    # Memory that belongs to no process: nothing but a cgroup would see it
+    # Memory that is no process's own: nothing but a cgroup would see it
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
     "shmget": (29, 194),
     "msgget": (68, 186),
+    "semget": (64, 190),
+    "vmsplice": (278, 75),
     # Judged by their arguments
     "clone": (56, 220),
     "clone3": (435, 435),
     "ioctl": (16, 29),
+    "mmap": (9, 222),
     "socket": (41, 198),
     "socketpair": (53, 199),
 }
@@ -129,6 +134,7 @@ other family (AF_VSOCK, AF_PACKET, AF_ALG) is either not bound to a network name
 BY_ARGUMENT = (
     Rule("clone", EPERM, "bits", 0, (CLONE_NEW_NAMESPACES,)),
     Rule("ioctl", EPERM, "one of", 1, (TIOCSTI, TIOCLINUX)),
+    Rule("mmap", EPERM, "all bits", 3, (SHARED_WITHOUT_A_FILE,)),
     Rule("socket", EAFNOSUPPORT, "none of", 0, FAMILIES),
     Rule("socketpair", EAFNOSUPPORT, "none of", 0, FAMILIES),
 )

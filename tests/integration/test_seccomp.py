@@ -96,6 +96,9 @@ async def test_what_is_judged_by_its_arguments(policy: Policy) -> None:
     refused = [family for family in range(60) if family not in (1, 2, 16)]
     assert await errors(policy, *((sock, family, 2, 0) for family in refused)) == [errno.EAFNOSUPPORT] * len(refused)
     assert await errors(policy, (pair, 30, 2, 0)) == [errno.EAFNOSUPPORT]
+    flags = {0x21: errno.EPERM, 0x4021: errno.EPERM, 0x22: 0, 0x20: errno.EINVAL, 0x01: errno.EBADF}
+    mapped = await errors(policy, *((number("mmap", here()) or 0, 0, 4096, 3, flag, -1, 0) for flag in flags))
+    assert dict(zip(flags, mapped, strict=True)) == flags
 
 
 async def test_a_call_that_nobody_judged_does_not_exist(policy: Policy) -> None:

@@ -38,7 +38,7 @@ def test_nothing_of_the_boundary_is_missing() -> None:
 def test_only_the_workspace_is_writable() -> None:
     flags = arguments(POLICY)
     writable = [flags[at + 1] for at, flag in enumerate(flags) if flag in ("--bind", "--bind-try", "--dev-bind")]
-    assert writable == ["/state/threads/t/files/work", "/state/threads/t/files/out"]
+    assert writable == ["/dev/full", "/state/threads/t/files/work", "/state/threads/t/files/out"]
 
 
 def test_proc_sys_is_read_only_after_proc_is_mounted() -> None:

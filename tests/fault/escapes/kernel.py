@@ -122,10 +122,24 @@ def bpf_by_32_bits(at: Targets) -> object:
     if platform.machine() != "x86_64":
         raise Refused("killed by SIGSYS")
     code = b"\x53\xb8" + (357).to_bytes(4, "little") + b"\xbb\xff\xff\xff\x7f\x31\xc9\x31\xd2\xcd\x80\x5b\xc3"
-    page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    page = mmap.mmap(-1, 4096, private, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     page.write(code)
     call = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
     return _unless_refused(call())
+
+
+@attempt("EPERM", "unfiltered")
+def memory_shared_without_a_file(at: Targets) -> object:
+    """Takes memory that stays when no process has it in its tables, where the watch looks."""
+    return len(mmap.mmap(-1, 4096))
+
+
+@attempt("ENODEV")
+def memory_shared_by_a_device(at: Targets) -> object:
+    """Takes the same from /dev/zero."""
+    with open("/dev/zero", "r+b", buffering=0) as zero:
+        return len(mmap.mmap(zero.fileno(), 4096))
 
 
 def _unless_refused(result: int) -> str:
@@ -186,6 +200,16 @@ _by_number(
 _by_number("open_tree", "Takes hold of a tree of mounts.", 428, -100, b"/", 0, refused="ENOSYS")
 _by_number(
     "mount_by_fsopen", "Makes a file system by the newer calls.", 430, b"tmpfs", 0, refused="ENOSYS", without="capable"
+)
+_by_number("semaphores", "Fills the kernel's memory with semaphores.", {"x86_64": 64, "aarch64": 190}, 0, 9, 0o1600)
+_by_number(
+    "pages_in_a_pipe",
+    "Leaves pages in pipes, large ones too, and gives back the memory that it had them in.",
+    {"x86_64": 278, "aarch64": 75},
+    -1,
+    _pages(),
+    1,
+    0,
 )
 _by_number("memory_policy", "Moves its memory between the machine's nodes.", {"x86_64": 238, "aarch64": 237}, 0, 0, 0)
 _by_number("kexec", "Loads another kernel.", {"x86_64": 246, "aarch64": 104}, 0, 17, 0, 0, without=RIGHTS)
