@@ -8,7 +8,6 @@ import select
 import shlex
 import signal
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,9 +24,6 @@ from mailagent.core.policy import CLI, LIMITED, Policy, arguments, bounds, contr
 log = logging.getLogger(__name__)
 
 END_SECONDS = 20.0
-WATCH_SHARE = 10
-"""A look that takes long, at many files, is followed by ten times as long without one."""
-
 MAX_PRINTED = 1 << 20
 
 ETC = {
@@ -90,13 +86,13 @@ class Inside:
             self._namespace = os.open(f"/proc/{first}/ns/pid", os.O_RDONLY)
             self._watch.attach(self._namespace, first)
 
-    async def look(self) -> None:
+    async def look(self, *, patient: bool = False) -> None:
         """Look once at what the sandbox uses; raises what it must end for."""
         self.seize()
         if not self.failure and (self._place / "too-much").exists():
             self.failure = TemporaryError("the agent's process says too much")
         if not self.failure:
-            self.failure = await asyncio.to_thread(self._watch.look)
+            self.failure = await asyncio.to_thread(self._watch.look, patient=patient)
         if self.failure:
             raise self.failure
 
@@ -125,9 +121,8 @@ class Inside:
     async def _keep_watching(self) -> None:
         try:
             while True:
-                began = time.monotonic()
-                await self.look()
-                await asyncio.sleep(max(TICK, WATCH_SHARE * (time.monotonic() - began)))
+                await self.look(patient=True)
+                await asyncio.sleep(TICK)
         except (PermanentError, TemporaryError) as error:
             log.warning("a sandbox is ended: %s", error)
             while self._handle < 0:  # found wanting before it was there
@@ -152,7 +147,7 @@ class Inside:
 
 
 RELAY = (
-    f"cat | stdbuf -o0 head -c {256 << 20} | stdbuf -o0 head -n 20000; "
+    f"cat | stdbuf -o0 head -c {64 << 20} | stdbuf -o0 head -n 20000; "
     '[ "${PIPESTATUS[0]}" = 0 ] || : >too-much'  # cat had more to say
 )
 """Passes on what the CLI says, up to more than a hundred times what it says in a turn: the SDK begins a task for each

@@ -5,9 +5,10 @@ import errno
 import os
 import signal
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 from mailagent.core.errors import PermanentError, TemporaryError
@@ -15,10 +16,21 @@ from mailagent.core.policy import HOME, SHM, TMP, Policy
 
 TICK = 0.25
 RESERVE = 256 << 20
-"""What must be left on the file system for everybody else."""
+"""What must be left for everybody else, on the file system and in memory."""
+
+SHARE, LONGEST_PAUSE = 10, 2.0
+"""A look through many files is followed by ten times as long without one, but by no more seconds than this."""
+FAST = 4
+"""When the disk has lost this part of the quota since, the next one does not wait."""
+
+DESCRIPTORS = 10_000
+"""What all processes of a sandbox may have open together: each is looked at."""
+SHARING_SECONDS = 1.0
+"""How long a look may ask the kernel which memory is shared, which it counts page by page."""
 
 PROC = Path("/proc")
-PAGE = os.sysconf("SC_PAGE_SIZE")
+BLOCK = 512
+"""Bytes of a block of stat(2), whatever those of the file system have."""
 DEEPEST = 100
 """Directories within directories: no analysis needs more, and each is a handle while it is looked through."""
 LONGEST = 3000
@@ -31,7 +43,8 @@ AGENT = 2
 """The agent's number inside, where bubblewrap is process 1."""
 
 TOO_MUCH_DISK = (
-    "The analysis wrote more files than one conversation may have, so they were removed. Please ask for less at once."
+    "The analysis wrote or opened more files than one conversation may have, so they were removed. "
+    "Please ask for less at once."
 )
 TOO_MUCH_MEMORY = "The analysis needed more memory than one answer may have. Please ask for less at once."
 
@@ -47,18 +60,25 @@ class Watch:
         self._memory = memory
         self._over = False
         self._nested = bool(policy.host.runsc)
-        self._namespace = self._init = 0
+        self._namespace = self._init = self._hurry = 0
+        self._due = 0.0
+        self._memory_device = _memory_device()
 
     def attach(self, namespace: int, init: int) -> None:
         """Watch the processes of this pid namespace, of which a handle is held open: its number is not given to another
         meanwhile. `init` is the first one."""
         self._namespace, self._init = os.fstat(namespace).st_ino, init
 
-    def look(self) -> PermanentError | TemporaryError | None:
+    def look(self, *, patient: bool = False) -> PermanentError | TemporaryError | None:
         """Why the sandbox must end, None when it need not. Commands that take too much memory are killed; when the next
-        look finds that it did not help, the sandbox must end."""
+        look finds that it did not help, the sandbox must end. A `patient` look goes through the files only when that is
+        due."""
         members = list(self._members()) if self._init else []
-        if self._memory and self._used(members) > self._limits.memory_bytes:
+        descriptors = list(islice(_descriptors(members), DESCRIPTORS + 1))
+        if len(descriptors) > DESCRIPTORS:
+            return PermanentError(TOO_MUCH_DISK)
+        nameless = list({(info.st_dev, info.st_ino): info for info in descriptors if info.st_nlink == 0}.values())
+        if self._memory and self._used(members, nameless) > self._limits.memory_bytes:
             if self._over or self._nested:
                 return PermanentError(TOO_MUCH_MEMORY)
             self._kill_commands(members)
@@ -66,9 +86,16 @@ class Watch:
         else:
             self._over = False
         trees = [tree for tree in (*self._trees, *self._others()) if Path(tree).is_dir()]
-        if any(_free(tree) < RESERVE for tree in trees):
+        free = min(map(_free, trees), default=RESERVE)
+        if not patient or free < self._hurry or time.monotonic() >= self._due:
+            if not self._fits(trees, nameless):
+                return PermanentError(TOO_MUCH_DISK)
+            self._hurry = max(RESERVE, free - self._limits.disk_bytes // FAST)
+        if free < RESERVE:
             return TemporaryError("the disk is nearly full")
-        return None if self._fits(trees, members) else PermanentError(TOO_MUCH_DISK)
+        if self._memory and _available() < RESERVE:
+            return TemporaryError("the machine's memory is nearly used up")
+        return None
 
     def _members(self) -> Iterator[int]:
         for entry in PROC.iterdir():
@@ -103,23 +130,29 @@ class Watch:
             finally:
                 os.close(handle)
 
-    def _used(self, members: Sequence[int]) -> int:
-        """Memory of the processes and of what lies in the file systems in memory. What is shared is counted in full,
-        which is quick, and by shares only when that is too much."""
-        files = _in_memory(self._init)
-        total = files + sum(map(_resident, members))
-        return total if total <= self._limits.memory_bytes else files + sum(map(_proportional, members))
+    def _used(self, members: Sequence[int], nameless: Sequence[os.stat_result]) -> int:
+        """Memory that is the processes' own, and what lies in the file systems in memory: there is no other that they
+        could share. What they have in common since one started another is counted in full, which is quick, and by
+        shares only when that is too much."""
+        without_name = sum(info.st_blocks * BLOCK for info in nameless if info.st_dev == self._memory_device)
+        files = _in_memory(self._init) + without_name
+        total = files + sum(map(_private, members))
+        return total if total <= self._limits.memory_bytes else files + _shared_out(members)
 
-    def _fits(self, trees: Sequence[str], members: Sequence[int]) -> bool:
-        blocks, files = self._limits.disk_bytes // 512, self._limits.files
+    def _fits(self, trees: Sequence[str], nameless: Sequence[os.stat_result]) -> bool:
+        began = time.monotonic()
+        room, files = self._limits.disk_bytes, self._limits.files
         devices = {Path(tree).stat().st_dev for tree in trees}
+        hidden = (_size(info) for info in nameless if info.st_dev in devices)
         try:
-            for size in chain(_unlinked(members, devices), *(sizes(tree) for tree in trees)):
-                blocks, files = blocks - size, files - 1
-                if blocks < 0 or files < 0:
+            for size in chain(hidden, *(sizes(tree) for tree in trees)):
+                room, files = room - size, files - 1
+                if room < 0 or files < 0:
                     return False
         except OSError:  # a tree deeper than a path can be is nobody's analysis
             return False
+        took = time.monotonic() - began
+        self._due = began + took + min(LONGEST_PAUSE, SHARE * took)
         return True
 
 
@@ -131,6 +164,15 @@ def _in_memory(process: int) -> int:
     return 0
 
 
+def _memory_device() -> int:
+    """The number of the file system that files have which lie in memory and nowhere else, memfd_create(2)."""
+    descriptor = os.memfd_create("one")
+    try:
+        return os.fstat(descriptor).st_dev
+    finally:
+        os.close(descriptor)
+
+
 def _free(directory: str) -> int:
     with suppress(FileNotFoundError):  # the SDK removes its own when it is done
         status = os.statvfs(directory)
@@ -138,8 +180,14 @@ def _free(directory: str) -> int:
     return RESERVE
 
 
+def _available() -> int:
+    """What programs on this machine can still get without swapping, by the kernel's estimate."""
+    with (PROC / "meminfo").open() as lines:
+        return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), RESERVE)
+
+
 def sizes(tree: str) -> Iterator[int]:
-    """Blocks of 512 bytes of everything below; OSError for what cannot be looked into.
+    """Bytes of everything below; OSError for what cannot be looked into.
 
     By handles, not by paths: what was a directory a moment ago may be a link to one of the host's by now."""
     with suppress(*_GONE):
@@ -155,7 +203,7 @@ def _below(directory: int, depth: int, length: int) -> Iterator[int]:
             for entry in entries:
                 with suppress(*_GONE):
                     info = entry.stat(follow_symlinks=False)
-                    yield info.st_blocks
+                    yield _size(info)
                     if stat.S_ISDIR(info.st_mode):
                         longer = length + 1 + len(os.fsencode(entry.name))
                         yield from _below(_opened(entry.name, directory), depth + 1, longer)
@@ -177,17 +225,18 @@ def _opened(name: str, parent: int | None) -> int:
         os.close(handle)
 
 
-def _unlinked(members: Sequence[int], devices: set[int]) -> Iterator[int]:
-    """Blocks of files that have no name any more but are open: they fill the disk like others."""
-    seen = set()
+def _size(info: os.stat_result) -> int:
+    """What a file takes, or would once its holes are filled: a copy of it has none."""
+    return max(info.st_blocks * BLOCK, info.st_size if stat.S_ISREG(info.st_mode) else 0)
+
+
+def _descriptors(members: Sequence[int]) -> Iterator[os.stat_result]:
+    """What the processes have open; a file that has no name any more fills the disk, or memory, like others."""
     for process in members:
-        with suppress(OSError):
-            for descriptor in (PROC / str(process) / "fd").iterdir():
+        with suppress(OSError), os.scandir(PROC / str(process) / "fd") as descriptors:
+            for descriptor in descriptors:
                 with suppress(OSError):
-                    info = descriptor.stat()
-                    if info.st_nlink == 0 and info.st_dev in devices and info.st_ino not in seen:
-                        seen.add(info.st_ino)
-                        yield info.st_blocks
+                    yield descriptor.stat()
 
 
 def _status(process: int, field: str) -> int:
@@ -199,14 +248,27 @@ def _status(process: int, field: str) -> int:
     return 0
 
 
-def _resident(process: int) -> int:
-    with suppress(OSError):
-        return int((PROC / str(process) / "statm").read_text().split()[1]) * PAGE
-    return 0
+def _private(process: int) -> int:
+    """Its own memory, that which was moved to the disk and the kernel's tables of it included, proc(5)."""
+    fields = _kilobytes(process, "status")
+    return sum(fields.get(name, 0) for name in ("RssAnon", "VmSwap", "VmPTE"))
 
 
-def _proportional(process: int) -> int:
+def _shared_out(members: Sequence[int]) -> int:
+    """The same of all, with what several have in common counted once, as far as there is time to ask."""
+    total, end = 0, time.monotonic() + SHARING_SECONDS
+    for process in members:
+        if time.monotonic() < end:
+            fields = _kilobytes(process, "smaps_rollup") | _kilobytes(process, "status")
+            total += sum(fields.get(name, 0) for name in ("Pss_Anon", "SwapPss", "VmPTE"))
+        else:
+            total += _private(process)
+    return total
+
+
+def _kilobytes(process: int, file: str) -> dict[str, int]:
+    """The fields of a file of the process that are sizes, in bytes."""
     with suppress(OSError):
-        lines = (PROC / str(process) / "smaps_rollup").read_text().splitlines()
-        return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)
-    return 0
+        lines = (line.split() for line in (PROC / str(process) / file).read_text().splitlines())
+        return {each[0].rstrip(":"): int(each[1]) << 10 for each in lines if each[2:] == ["kB"] and each[1].isdigit()}
+    return {}

@@ -28,6 +28,12 @@ async def ended(place: Path, script: str, **sandbox: int) -> str:
         (f"for n in 1 2 3; do head -c 10M /dev/zero >work/$n; done; {WAIT}", watch.TOO_MUCH_DISK),
         ("for n in 1 2 3; do head -c 10M /dev/zero >work/$n; done", watch.TOO_MUCH_DISK),  # gone before a look
         ("truncate -s 10G work/hole || true", ""),
+        ("truncate -s 14M work/hole", ""),
+        ("for n in 1 2; do truncate -s 14M work/$n; done", watch.TOO_MUCH_DISK),
+        (
+            f"for n in 1 2; do truncate -s 14M work/$n; exec {{f}}<work/$n; rm work/$n; done; {WAIT}",
+            watch.TOO_MUCH_DISK,
+        ),
         ("for n in $(seq 40); do >out/$n; done", ""),
         ("for n in $(seq 60); do >out/$n; done", watch.TOO_MUCH_DISK),
         ("mkdir work/a; head -c 10M /dev/zero >work/a/x; chmod 0 work/a", ""),
@@ -66,11 +72,15 @@ async def test_what_took_too_much_is_removed_and_the_attachments_stay(short_path
     assert [path.name for path in workspace.rglob("*")] == ["in", "data.csv"]
 
 
-HOG = (
-    "python3 -c 'import mmap, time; room = mmap.mmap(-1, 300 << 20); "
-    "[room.write(bytes(1 << 20)) for _ in range(300)]; time.sleep(60)'"
-)
-"""Shared memory: no rlimit counts it."""
+HOG = """python3 -c '
+import os, time
+common = bytearray(20 << 20)
+for started in range(12):
+    if started >= 3: os.wait()
+    if os.fork() == 0: room = bytearray(80 << 20); time.sleep(60); os._exit(0)
+time.sleep(60)
+'"""
+"""Three processes, none of which takes too much, and another one for each that ends."""
 
 
 async def test_a_command_that_takes_too_much_memory_is_killed_and_its_shell_is_told(short_path: Path) -> None:
@@ -86,9 +96,14 @@ async def test_memory_that_is_not_given_back_ends_the_sandbox(short_path: Path) 
 
 async def test_files_in_memory_count(short_path: Path) -> None:
     fill = "head -c 60M /dev/zero >/tmp/x; head -c 60M /dev/zero >/dev/shm/x"
-    room = {"memory_mb": 400, "tmp_mb": 70, "disk_mb": 200}
+    room = {"memory_mb": 350, "tmp_mb": 70, "disk_mb": 200}
     assert await ended(short_path, f"{fill}; exec {HOG}", **room) == watch.TOO_MUCH_MEMORY
     assert await ended(short_path / "again", HOG.replace("60)", "1)"), **room) == ""
+
+
+async def test_memory_that_processes_have_in_common_counts_once(short_path: Path) -> None:
+    common = HOG.replace("20 <<", "120 <<").replace("80 <<", "1 <<").replace("60)", "1)")
+    assert await ended(short_path, common) == ""
 
 
 async def test_a_disk_that_is_nearly_full_is_left_to_the_others(

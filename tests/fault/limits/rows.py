@@ -35,6 +35,31 @@ import mmap
 room = mmap.mmap(-1, 2 << 30)
 for at in range(0, 2 << 30, 4096): room[at] = 1
 '"""
+FROM_ZERO = """python3 -c '
+import mmap
+with open("/dev/zero", "r+b", buffering=0) as zero: room = mmap.mmap(zero.fileno(), 2 << 30)
+for at in range(0, 2 << 30, 16 << 20):
+    room[at:at + (16 << 20)] = bytes(16 << 20)
+    room.madvise(mmap.MADV_DONTNEED)
+'"""
+PUT_AWAY = """python3 -c '
+import ctypes, time
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+for _ in range(200):
+    room = libc.mmap(None, ctypes.c_long(8 << 20), 3, 0x22, -1, ctypes.c_long(0))
+    ctypes.memset(room, 1, 8 << 20)
+    libc.mprotect(ctypes.c_void_p(room), ctypes.c_long(8 << 20), 0)
+time.sleep(10)
+'"""
+OPEN = """python3 -c '
+import os, time
+for _ in range(4):
+    if os.fork() == 0:
+        for _ in range(4000): os.open("/dev/null", os.O_RDONLY)
+        time.sleep(30); os._exit(0)
+time.sleep(30)
+'"""
 MANY = """python3 -c '
 import os, time
 for _ in range(40):
@@ -59,6 +84,7 @@ for _ in range(50):
     for file in files: file.write(bytes(1 << 20)); file.flush()
 time.sleep(30)
 '"""
+HOLES = "for n in 1 2 3; do truncate -s 60M work/$n; done"
 CLOSED = "for n in $(seq 40); do mkdir work/$n; head -c 20M /dev/zero >work/$n/x; chmod 0 work/$n; done; exec sleep 30"
 DEEP = """python3 -c '
 import os
@@ -88,7 +114,9 @@ def filled(directory: str) -> str:
 
 ROWS = (
     Row("memory: one large object", "python3 -c 'bytearray(2 << 30)'", "MemoryError"),
-    Row("memory: shared, which no rlimit counts", SHARED, "Killed: it took more memory"),
+    Row("memory: shared, which no rlimit counts", SHARED, "Operation not permitted"),
+    Row("memory: shared by a device", FROM_ZERO, "No such device"),
+    Row("memory: put away where it cannot be read", PUT_AWAY, "Killed: it took more memory"),
     Row("memory: many small processes", MANY, "Killed: it took more memory"),
     Row("processes: a fork bomb", BOMB, "Resource temporarily unavailable"),
     Row("processes: raising the limit", "ulimit -u 1000", "cannot modify limit"),
@@ -104,6 +132,8 @@ ROWS = (
     Row("out/: many files", filled("out"), ends=TOO_MUCH_DISK),
     Row("beside them", "head -c 200M /dev/zero >x", "Read-only file system"),
     Row("the agent's own directory", filled("$CLAUDE_CONFIG_DIR"), ends=TOO_MUCH_DISK),
+    Row("files of nothing but holes", f"{HOLES}; exec sleep 30", ends=TOO_MUCH_DISK),
+    Row("files that are only open", OPEN, ends=TOO_MUCH_DISK),
     Row("files without a name", NAMELESS, ends=TOO_MUCH_DISK),
     Row("100,000 files", "cd work; for n in $(seq 100000); do >$n; done; exec sleep 30", ends=TOO_MUCH_DISK),
     Row("10 GB of output", "head -c 10G /dev/zero | tr '\\0' x", "persisted-output|Disk full|truncated"),
