@@ -133,12 +133,11 @@ async def _inboxes(config: Config) -> AsyncIterator[list[Inbox]]:
 async def build(config: Config) -> AsyncIterator[Parts]:
     """Everything started and checked; everything stopped, in reverse order, at the end."""
     state, runtime = Path(config.storage.state_dir), Path(config.storage.runtime_dir)
-    parts_on_host = replace(host.parts(config, runtime / "etc"), control_groups=str(cgroups.delegated() or ""))
+    parts_on_host = replace(host.parts(config), control_groups=str(cgroups.delegated() or ""))
     async with AsyncExitStack() as stack:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         stack.enter_context(_alone(state / "lock"))
         _sweep(state, runtime)
-        bubblewrap.write_etc(runtime / "etc")
         await check_sandbox(config, parts_on_host)
         client, store = await stack.enter_async_context(stores.client(config))
         transcripts = RedisTranscripts(client, retention_seconds=config.storage.retention_days * DAY)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mailagent import config
-from mailagent.adapters import bubblewrap, host
+from mailagent.adapters import host
 from mailagent.core.policy import Policy
 from tests.settings import settings_text
 
@@ -27,10 +27,9 @@ def policy_at(place: Path, **sandbox: Any) -> Policy:
     lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in sandbox.items())
     text = settings_text(place, model_url="http://127.0.0.1:1", more=f"[sandbox]\n{lines}")
     settings = config.load(text, {"MAILAGENT_IMAP_PASSWORD": "x"}, {})
-    bubblewrap.write_etc(place / "etc")
     for name in ("in", "work", "out"):
         (place / "files" / name).mkdir(parents=True)
-    return Policy(host.parts(settings, place / "etc"), str(place / "files"), "", host.limits(settings.sandbox))
+    return Policy(host.parts(settings), str(place / "files"), "", host.limits(settings.sandbox))
 
 
 def lax_bubblewrap(place: Path, forgotten: Sequence[str]) -> str:

@@ -46,8 +46,8 @@ exit $code
 
 
 def write_etc(directory: Path) -> None:
-    """Make the /etc that sandboxes see."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Make the /etc that a sandbox sees. Each has its own: gVisor's parts could write there, who gets out of it too."""
+    directory.mkdir()
     for name, text in ETC.items():
         (directory / name).write_text(text)
     (directory / "limited").chmod(0o755)
@@ -171,7 +171,8 @@ def launch(place: Path, policy: Policy, command: Sequence[str] = ()) -> Inside:
         lines.append('printf %s "$CLAUDE_CONFIG_DIR" >directory')
         directory = '--bind "$CLAUDE_CONFIG_DIR" "$CLAUDE_CONFIG_DIR" --setenv CLAUDE_CONFIG_DIR "$CLAUDE_CONFIG_DIR"'
         program = f'{CLI} "$@"'
-    sandbox = shlex.join([*arguments(policy), "--json-status-fd", "9"])
+    write_etc(place / "etc")
+    sandbox = shlex.join([*arguments(policy, str(place / "etc")), "--json-status-fd", "9"])
     program = f"{shlex.join(bounds(policy.limits))} {program}"
     start = _on_gvisor if policy.host.runsc else _on_this_kernel
     lines += [*held.enter(), "exec 9>status", *start(place, policy, sandbox, directory, program)]
@@ -195,7 +196,8 @@ def _on_gvisor(place: Path, policy: Policy, sandbox: str, directory: str, progra
     runsc = shlex.join([*gvisor.arguments(policy, str(bundle)), "--", *gvisor.command()])
     return [
         "text=$(<configuration)",
-        'printf %s "${text//DIRECTORY/"$CLAUDE_CONFIG_DIR"}" >bundle/config.json',
+        r"""directory=${CLAUDE_CONFIG_DIR//\\/\\\\} directory=${directory//'"'/'\"'}""",  # as JSON has it
+        'printf %s "${text//DIRECTORY/"$directory"}" >bundle/config.json',
         f"printf '%s\\0' {program} >bundle/words",
         f"exec /usr/bin/env -i {sandbox} {directory} {runsc}",
     ]

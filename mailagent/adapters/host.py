@@ -37,7 +37,7 @@ def share() -> Path:
     return package / "share" if (package / "share").is_dir() else package.parent
 
 
-def parts(config: Config, etc: Path) -> Host:
+def parts(config: Config) -> Host:
     """Where the parts lie that sandboxes see. ConfigError naming what is missing."""
     faults = [check.mend for check in checks(config) if check.mend]
     if faults:
@@ -52,7 +52,6 @@ def parts(config: Config, etc: Path) -> Host:
         plugin_manifest=str(share() / "config" / "plugin.json"),
         chart_style=str(share() / "config" / "matplotlibrc"),
         font_cache=str(fonts[0]) if fonts else "",
-        etc=str(etc),
         runsc=str(shutil.which(config.sandbox.runsc)) if config.sandbox.backend == "gvisor" else "",
     )
 

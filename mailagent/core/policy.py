@@ -34,8 +34,6 @@ class Host:
     chart_style: str
     font_cache: str
     """The prebuilt matplotlib font list; "" when there is none."""
-    etc: str
-    """A directory with passwd, group, hosts, nsswitch.conf and `limited` made for the sandbox."""
     runsc: str = ""
     """gVisor's program, where its kernel is to stand between a sandbox and this host's; "" for none."""
     control_groups: str = ""
@@ -77,8 +75,9 @@ class Policy:
     context_tokens: int = 200_000
 
 
-def arguments(policy: Policy) -> list[str]:
-    """The bubblewrap command up to, but without, the final `--remount-ro / -- COMMAND`.
+def arguments(policy: Policy, etc: str) -> list[str]:
+    """The bubblewrap command up to, but without, the final `--remount-ro / -- COMMAND`. `etc` is a directory with
+    passwd, group, hosts, nsswitch.conf and `limited`, made for this sandbox.
 
     No network, no host files but those of `Host` read-only, own pid, ipc, uts and user namespace, no capabilities, no
     nested user namespaces, an empty environment, sized tmpfs. /proc/sys is read-only because a file there belongs to
@@ -90,7 +89,7 @@ def arguments(policy: Policy) -> list[str]:
     return [
         policy.host.bwrap,
         *(_isolation_for_gvisor() if policy.host.runsc else _isolation()),
-        *_system(policy.host),
+        *_system(policy.host, etc),
         *_memory(policy.limits),
         *_fonts(policy.host),
         *_workspace(policy.workspace),
@@ -188,12 +187,12 @@ def _isolation_for_gvisor() -> list[str]:
     ]
 
 
-def _system(host: Host) -> list[str]:
+def _system(host: Host, etc: str) -> list[str]:
     links = [part for name in ("bin", "sbin", "lib", "lib64") for part in ("--symlink", f"usr/{name}", f"/{name}")]
     return [
         *("--ro-bind", "/usr", "/usr"),
         *links,
-        *("--ro-bind", host.etc, "/etc"),
+        *("--ro-bind", etc, "/etc"),
         *("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys"),
         *("--dev", "/dev", "--dev-bind", "/dev/full", "/dev/zero"),
         *("--ro-bind", host.analysis, ANALYSIS),

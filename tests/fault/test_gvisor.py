@@ -6,6 +6,7 @@ elsewhere are its own. Nothing of the host's may be reached, and nobody else har
 import os
 import re
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,9 +40,9 @@ def gvisor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every sandbox of the test has gVisor in it, as with this setting."""
     plain = host.parts
 
-    def parts(config: Config, etc: Path) -> Host:
+    def parts(config: Config) -> Host:
         sandbox = config.sandbox.model_copy(update={"backend": "gvisor"})
-        return plain(config.model_copy(update={"sandbox": sandbox}), etc)
+        return plain(config.model_copy(update={"sandbox": sandbox}))
 
     monkeypatch.setattr(host, "parts", parts)
 
@@ -67,6 +68,15 @@ async def test_a_conversation_goes_on_where_it_stood(short_path: Path) -> None:
         assert "What is the sum?" in at.seen(3)
         assert "sum 42" in results(at.model.requests[3][1]).rpartition("And again?")[2]
     assert _left(short_path) == []
+
+
+async def test_a_directory_may_have_any_name(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = short_path / 'a"b\\c&d e'
+    odd.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(odd))
+    async with desk(short_path, [text("first"), text("second")]) as at:
+        assert (await at.turn("hello")).answer == "first"
+        assert (await at.turn("and again", 2)).answer == "second"
 
 
 async def test_code_gets_nowhere(short_path: Path) -> None:

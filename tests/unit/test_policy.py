@@ -12,7 +12,6 @@ HOST = Host(
     "/x/plugin.json",
     "/x/matplotlibrc",
     "/x/fontlist-v1.json",
-    "/x/etc",
 )
 LIMITS = Limits(
     memory_bytes=1 << 30,
@@ -28,7 +27,7 @@ POLICY = Policy(HOST, "/state/threads/t/files", "/run/t.sock", LIMITS)
 
 
 def test_nothing_of_the_boundary_is_missing() -> None:
-    flags = arguments(POLICY)
+    flags = arguments(POLICY, "/x/etc")
     needed = ["--unshare-all", "--unshare-user", "--disable-userns", "--new-session", "--die-with-parent", "--clearenv"]
     assert [flag for flag in needed if flag not in flags] == []
     assert ("--cap-drop", "ALL") in list(itertools.pairwise(flags))
@@ -36,19 +35,19 @@ def test_nothing_of_the_boundary_is_missing() -> None:
 
 
 def test_only_the_workspace_is_writable() -> None:
-    flags = arguments(POLICY)
+    flags = arguments(POLICY, "/x/etc")
     writable = [flags[at + 1] for at, flag in enumerate(flags) if flag in ("--bind", "--bind-try", "--dev-bind")]
     assert writable == ["/dev/full", "/state/threads/t/files/work", "/state/threads/t/files/out"]
 
 
 def test_proc_sys_is_read_only_after_proc_is_mounted() -> None:
-    flags = arguments(POLICY)
+    flags = arguments(POLICY, "/x/etc")
     assert flags.index("--proc") < flags.index("/proc/sys") - 1
     assert flags[flags.index("/proc/sys") - 1] == "--ro-bind"
 
 
 def test_every_tmpfs_has_a_size() -> None:
-    flags = arguments(POLICY)
+    flags = arguments(POLICY, "/x/etc")
     for at, flag in enumerate(flags):
         if flag == "--tmpfs":
             assert flags[at - 2] == "--size", flags[at + 1]
@@ -64,7 +63,7 @@ def test_no_key_is_inside_and_attachments_are_never_imported() -> None:
 def test_a_sandbox_without_a_model_has_no_socket() -> None:
     without = Policy(HOST, "/w", "", LIMITS)
     assert "/run/model.sock" not in [
-        arguments(without)[at + 2] for at, f in enumerate(arguments(without)) if f == "--ro-bind"
+        arguments(without, "/x/etc")[at + 2] for at, f in enumerate(arguments(without, "/x/etc")) if f == "--ro-bind"
     ]
 
 

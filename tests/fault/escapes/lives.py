@@ -118,7 +118,7 @@ async def by_bubblewrap_alone(world: World) -> dict[str, str]:
     """What becomes of the last one when nothing holds process 1 but bubblewrap's own promise."""
     each = LEFTOVERS[-1]
     command = ["bash", "-c", f"{_command(each)}; sleep 1000"]
-    start = [*arguments(world.policy), "--remount-ro", "/", "--", *command]
+    start = [*arguments(world.policy, world.targets["etc"]), "--remount-ro", "/", "--", *command]
     await asyncio.to_thread(_killed_when_it_speaks, start)
     return {each.name: _end(MARKS[each.name])}
 

@@ -174,8 +174,8 @@ def weakened(at: Desk, place: Path) -> Iterator[None]:
     """Sandboxes that show the host's `place`, may write all that they show, keep their home, look for programs in the
     workspace, and load what they find."""
 
-    def start(policy: Policy) -> list[str]:
-        words = ["--bind" if word == "--ro-bind" else word for word in arguments(policy)]
+    def start(policy: Policy, etc: str) -> list[str]:
+        words = ["--bind" if word == "--ro-bind" else word for word in arguments(policy, etc)]
         for name in OFF:
             here = words.index(name) if name in words else -1
             words = words if here < 0 else words[: here - 1] + words[here + 2 :]

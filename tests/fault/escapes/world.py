@@ -88,13 +88,13 @@ class World:
 
     async def weakened(self, names: Sequence[str], how: str) -> dict[str, str]:
         """How they end in a sandbox from which something was taken away."""
-        start = WEAKENED[how]([*arguments(self.policy), "--remount-ro", "/"])
+        start = WEAKENED[how]([*arguments(self.policy, self.targets["etc"]), "--remount-ro", "/"])
         return await self._run(names, [*start, "--", *self.command(names, inside=True)])
 
     async def at_a_terminal(self, names: Sequence[str], *, weak: bool) -> dict[str, str]:
         """How they end in a sandbox that was started from a terminal."""
         ours, theirs = pty.openpty()
-        start = [*arguments(self.policy), "--remount-ro", "/"]
+        start = [*arguments(self.policy, self.targets["etc"]), "--remount-ro", "/"]
         if weak:
             start.remove("--new-session")
         command = [*_without(start, "--seccomp"), "--", *self.command(names, inside=True)]
@@ -168,6 +168,7 @@ async def world(place: Path) -> AsyncIterator[World]:
             await at.workspaces.add(each, [("data.csv", b"name;x\n")])
         policy, other = [(await stack.enter_async_context(session(at, each)))._policy for each in (own, neighbour)]
         (place / "mailagent.toml").write_text(f'authserv_id = "mx.example.org" # {SECRET}\n')
+        bubblewrap.write_etc(place / "etc")
         pid, told = await stack.enter_async_context(_daemon())
         targets = {
             **(_listeners(stack) | told),
@@ -180,7 +181,7 @@ async def world(place: Path) -> AsyncIterator[World]:
             "workspace": own.path,
             "skills": policy.host.skills,
             "analysis": policy.host.analysis,
-            "etc": policy.host.etc,
+            "etc": str(place / "etc"),
             "cli": policy.host.cli,
             "bwrap": policy.host.bwrap,
             "model": policy.model_socket,
