@@ -192,6 +192,7 @@ def _workspaces(config: Config, blobs: Blobs, client: Redis) -> DiskWorkspaces:
         Path(config.storage.state_dir) / "threads",
         blobs,
         RedisCheckpoints(client, retention_seconds=config.storage.retention_days * DAY),
+        max_bytes=host.limits(config.sandbox).disk_bytes,
         max_out_bytes=int(config.sandbox.max_out_mb * 1e6),
         max_out_files=config.sandbox.max_out_files,
     )

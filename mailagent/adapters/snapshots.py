@@ -19,14 +19,15 @@ from mailagent.ports import Blobs
 
 log = logging.getLogger(__name__)
 
+OURS = "in/"
+"""What code in a sandbox cannot write."""
 MAX_DEPTH = 40
 MAX_FILE_BYTES = 256 * 1024 * 1024
 """A larger file is read nowhere: a sparse one costs the code in the sandbox nothing, and us our memory."""
 
-MAX_TOTAL_BYTES = 4 * 1024 * 1024 * 1024
 AT_ONCE = 8
 HELD_BYTES = 32 * 1024 * 1024
-"""So much of one moment is kept in memory, to be stored while the agent goes on."""
+"""So much of one moment is kept in memory, to be stored while the agent goes on; of more, one file at a time."""
 
 TICK_NS = 50_000_000
 """The kernel's clock of files moves in steps of a few milliseconds: what was written just now may be written again
@@ -35,12 +36,13 @@ without a trace, so nothing is known of it for longer than this moment."""
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A regular file of a snapshot; times are mtimes in nanoseconds."""
+    """A regular file of a snapshot; times are mtimes in nanoseconds, `size` is in bytes."""
 
     path: str
     blob: BlobId
     mode: int
     time: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +90,18 @@ class Look:
     late: tuple[str, ...]
     settled: int
 
+    @property
+    def new_bytes(self) -> int:
+        """How much there is to store."""
+        return sum(self.files[path].st_size for path in (*self.held, *self.late))
+
 
 _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
 
-def look(root: Path, turn: int, marks: Marks) -> Look:
-    """The directory as it is now."""
-    files, folders = _look(root)
+def look(root: Path, turn: int, marks: Marks, room: int) -> Look:
+    """The directory as it is now; of what hostile code may write in it, no more than `room` bytes."""
+    files, folders = _look(root, room)
     settled = time.time_ns() - TICK_NS
     known = {path: marks[path] for path, info in files.items() if path in marks and marks[path].mark == mark_of(info)}
     held, late, left = {}, [], HELD_BYTES
@@ -107,13 +114,14 @@ def look(root: Path, turn: int, marks: Marks) -> Look:
     return Look(root, turn, files, folders, known, held, tuple(late), settled)
 
 
-async def keep(seen: Look, blobs: Blobs) -> tuple[BlobId, Marks]:
-    """Store what changed, then the manifest of all; returns its name and the marks of that moment."""
+async def keep(seen: Look, blobs: Blobs, one: asyncio.Lock) -> tuple[BlobId, Marks]:
+    """Store what changed, then the manifest of all; returns its name and the marks of that moment. Large files are read
+    with the lock `one` held."""
     few = asyncio.Semaphore(AT_ONCE)
 
     async def stored(path: str) -> tuple[str, Seen]:
         info = seen.files[path]
-        async with few:
+        async with few if path in seen.held else one:
             data = seen.held.get(path)
             if data is None:
                 data = await asyncio.to_thread(read, seen.root, path, info.st_size)
@@ -121,20 +129,20 @@ async def keep(seen: Look, blobs: Blobs) -> tuple[BlobId, Marks]:
 
     known = seen.known | dict(await asyncio.gather(*map(stored, (*seen.held, *seen.late))))
     kept = (
-        File(path, known[path].blob, stat.S_IMODE(info.st_mode) & 0o777, info.st_mtime_ns)
+        File(path, known[path].blob, stat.S_IMODE(info.st_mode) & 0o777, info.st_mtime_ns, info.st_size)
         for path, info in seen.files.items()
     )
     manifest = await blobs.put(_MANIFEST.dump_json(Manifest(seen.turn, tuple(kept), seen.folders)))
     return manifest, {path: each for path, each in known.items() if max(each.mark[2:]) < seen.settled}
 
 
-async def restore(root: Path, manifest: BlobId, blobs: Blobs) -> tuple[int, Marks]:
-    """Make the directory `root`, which must not be there, as it was; returns its turn and marks."""
+async def restore(root: Path, manifest: BlobId, blobs: Blobs, one: asyncio.Lock) -> tuple[int, Marks]:
+    """Make the directory `root`, which must not be there, as it was; returns its turn and marks. `one` as in `keep`."""
     wanted = await named(manifest, blobs)
     few = asyncio.Semaphore(AT_ONCE)
 
     async def made(file: File) -> Seen:
-        async with few:
+        async with few if file.size <= HELD_BYTES // AT_ONCE else one:
             data = await blobs.get(file.blob)
             return Seen(await asyncio.to_thread(_make_file, root / file.path, data, file), file.blob)
 
@@ -149,18 +157,20 @@ async def named(manifest: BlobId, blobs: Blobs) -> Manifest:
     return _MANIFEST.validate_json(await blobs.get(manifest))
 
 
-def _look(root: Path) -> tuple[dict[str, os.stat_result], tuple[Folder, ...]]:
-    files, folders, left = {}, [], MAX_TOTAL_BYTES
+def _look(root: Path, room: int) -> tuple[dict[str, os.stat_result], tuple[Folder, ...]]:
+    files, folders, beyond = {}, [], []
     for path, info in walk(root):
         if stat.S_ISDIR(info.st_mode):
             folders.append(Folder(path, stat.S_IMODE(info.st_mode) & 0o777, info.st_mtime_ns))
-        elif info.st_size > MAX_FILE_BYTES:
-            log.warning("%s: %s has %d bytes and is not kept in the snapshot", root, path, info.st_size)
-        elif info.st_size > left:
-            log.warning("%s: %s is beyond %d bytes and not kept in the snapshot", root, path, MAX_TOTAL_BYTES)
+        elif path.startswith(OURS):
+            files[path] = info
+        elif info.st_size > min(room, MAX_FILE_BYTES):
+            beyond.append(path)
         else:
             files[path] = info
-            left -= info.st_size
+            room -= info.st_size
+    if beyond:
+        log.warning("%s: %d files are too large for a checkpoint, such as %.200r", root, len(beyond), beyond[0])
     return files, tuple(folders)
 
 

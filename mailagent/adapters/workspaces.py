@@ -47,13 +47,15 @@ class Checkpoints(Protocol):
 
 @dataclass
 class Copy:
-    """One thread's directory on this host: the turn that its out/ is of, and which of its files were read already.
+    """One thread's directory on this host: the turn that its out/ is of, how many bytes were stored in the middle of
+    that, and which of its files were read already.
 
     `name` begins with the id of the boot under which it was made: what code in a sandbox wrote is on no disk for sure
     when the machine went down. So none of this needs a sync."""
 
     name: str
     turn: int = 0
+    stored: int = 0
     marks: dict[str, Seen] = field(default_factory=dict)
 
 
@@ -64,13 +66,24 @@ class DiskWorkspaces:
     """Keeps ports.Workspaces under a directory: `THREAD/files/{in,work,out}`, and beside it `copy.json`."""
 
     def __init__(
-        self, directory: Path, blobs: Blobs, checkpoints: Checkpoints, *, max_out_bytes: int, max_out_files: int
+        self,
+        directory: Path,
+        blobs: Blobs,
+        checkpoints: Checkpoints,
+        *,
+        max_bytes: int,
+        max_out_bytes: int,
+        max_out_files: int,
     ) -> None:
+        """`max_bytes` is what hostile code may write in a workspace; in the middle of a turn, no more than that is kept
+        for the case that it is interrupted, so that writing the same file again and again does not fill the store."""
         self._directory = directory
         self._blobs = blobs
         self._checkpoints = checkpoints
-        self._max_bytes = max_out_bytes
-        self._max_files = max_out_files
+        self._max_bytes = max_bytes
+        self._max_out_bytes = max_out_bytes
+        self._max_out_files = max_out_files
+        self._one = asyncio.Lock()
         self._copies: dict[ThreadId, Copy] = {}
         self._boot = BOOT.read_text().strip()
 
@@ -98,7 +111,7 @@ class DiskWorkspaces:
         await _in_thread(_unlock_out, Path(workspace.path) / "out")
         if copy.turn != turn:
             await _in_thread(_clear_out, workspace.path, copy.turn)
-            copy.turn = turn
+            copy.turn, copy.stored = turn, 0
             await self._remember(workspace.thread)
 
     async def collect(self, workspace: Workspace) -> tuple[OutFile, ...]:
@@ -106,15 +119,18 @@ class DiskWorkspaces:
         return await _in_thread(self._collect, workspace.path)
 
     async def look(self, workspace: Workspace) -> Look:
-        """The files of now, for `keep`."""
-        copy = self._copies[workspace.thread]
-        return await _in_thread(snapshots.look, Path(workspace.path), copy.turn, copy.marks)
+        """The files of now, for `keep` in the middle of a turn. TemporaryError when that was done enough."""
+        look, copy = await self._look(workspace), self._copies[workspace.thread]
+        if copy.stored + look.new_bytes > self._max_bytes:
+            raise TemporaryError("the turn has changed too much for one more")
+        copy.stored += look.new_bytes
+        return look
 
     async def keep(self, workspace: Workspace, look: Look) -> BlobId:
         """Make those files durable; returns the manifest, which no checkpoint names yet."""
         copy = self._copies[workspace.thread]
         try:
-            manifest, marks = await snapshots.keep(look, self._blobs)
+            manifest, marks = await snapshots.keep(look, self._blobs, self._one)
         except OSError as error:
             raise _temporary(error) from error
         copy.marks = dict(marks)
@@ -122,7 +138,7 @@ class DiskWorkspaces:
 
     async def snapshot(self, workspace: Workspace) -> None:
         """The files of now and the transcript of now are the thread's checkpoint."""
-        manifest = await self.keep(workspace, await self.look(workspace))
+        manifest = await self.keep(workspace, await self._look(workspace))
         await self._checkpoints.save(workspace, manifest)
         await self._remember(workspace.thread)
         del self._copies[workspace.thread]
@@ -147,7 +163,7 @@ class DiskWorkspaces:
         await _in_thread(remove, root)
         try:
             if checkpoint.manifest:
-                copy.turn, marks = await snapshots.restore(root, BlobId(checkpoint.manifest), self._blobs)
+                copy.turn, marks = await snapshots.restore(root, BlobId(checkpoint.manifest), self._blobs, self._one)
                 copy.marks = dict(marks)
         except PermanentError as error:
             log.error("%s: its files are lost, it starts anew: %s", workspace.thread, error)
@@ -161,6 +177,10 @@ class DiskWorkspaces:
         await self._checkpoints.take_over(workspace, replace(checkpoint, copy=copy.name))
         return workspace
 
+    async def _look(self, workspace: Workspace) -> Look:
+        copy = self._copies[workspace.thread]
+        return await _in_thread(snapshots.look, Path(workspace.path), copy.turn, copy.marks, self._max_bytes)
+
     async def _remember(self, thread: ThreadId) -> None:
         await _in_thread(_write_copy, self._copy_file(thread), self._copies[thread])
 
@@ -168,13 +188,13 @@ class DiskWorkspaces:
         return self._directory / thread / "copy.json"
 
     def _collect(self, root: str) -> tuple[OutFile, ...]:
-        left = self._max_bytes
+        left = self._max_out_bytes
         found: list[OutFile] = []
         for name, info in walk(Path(root), "out"):
             if not stat.S_ISREG(info.st_mode):
                 continue
             left -= info.st_size
-            if left < 0 or len(found) >= self._max_files:
+            if left < 0 or len(found) >= self._max_out_files:
                 raise PermanentError("The answer came with more files than one mail can carry. Please ask for less.")
             found.append(OutFile(name.removeprefix("out/"), read(Path(root), name, info.st_size)))
         return tuple(sorted(found, key=lambda file: file.path))

@@ -68,7 +68,9 @@ def hosts(request: pytest.FixtureRequest, client: Redis, tmp_path: Path) -> tupl
     def host(name: str) -> Host:
         blobs: Blobs = S3Blobs(bucket) if bucket else DiskBlobs(tmp_path / "blobs")
         checkpoints = RedisCheckpoints(client, retention_seconds=1000)
-        spaces = DiskWorkspaces(tmp_path / name, blobs, checkpoints, max_out_bytes=1000, max_out_files=9)
+        spaces = DiskWorkspaces(
+            tmp_path / name, blobs, checkpoints, max_bytes=10**9, max_out_bytes=1000, max_out_files=9
+        )
         return Host(name, client, leases, spaces)
 
     return host("a"), host("b")

@@ -1,26 +1,33 @@
 """What ports.Workspaces promises, with the tricks that code in a sandbox may play on it."""
 
+import asyncio
 import os
 import shutil
 import stat
+from collections.abc import Awaitable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from mailagent.adapters import snapshots
 from mailagent.adapters.blobs import DiskBlobs
 from mailagent.adapters.workspaces import DiskWorkspaces
-from mailagent.core.errors import PermanentError
-from mailagent.core.values import OutFile, ThreadId
+from mailagent.core.errors import PermanentError, TemporaryError
+from mailagent.core.values import BlobId, OutFile, ThreadId
 from tests.fakes.checkpoints import FakeCheckpoints
 
 THREAD = ThreadId("thread")
+ROOM = 100_000
+T = TypeVar("T")
 
 
 @pytest.fixture
 def spaces(tmp_path: Path) -> DiskWorkspaces:
     blobs = DiskBlobs(tmp_path / "blobs")
-    return DiskWorkspaces(tmp_path / "threads", blobs, FakeCheckpoints(), max_out_bytes=1000, max_out_files=3)
+    return DiskWorkspaces(
+        tmp_path / "threads", blobs, FakeCheckpoints(), max_bytes=ROOM, max_out_bytes=1000, max_out_files=3
+    )
 
 
 async def test_attachments_are_kept_apart_and_written_once(spaces: DiskWorkspaces) -> None:
@@ -198,6 +205,74 @@ async def test_only_what_changed_is_read_again(spaces: DiskWorkspaces, monkeypat
     workspace = await spaces.open(THREAD, "token")
     await spaces.keep(workspace, await spaces.look(workspace))
     assert len(read) == 4, "what was read is known after a restart"
+
+
+async def test_no_more_is_kept_than_hostile_code_may_write(
+    spaces: DiskWorkspaces, caplog: pytest.LogCaptureFixture
+) -> None:
+    workspace = await spaces.open(THREAD, "token")
+    await spaces.add(workspace, [("large.csv", b"x" * 2 * ROOM)])
+    for number in range(3):
+        with (Path(workspace.path) / f"work/{number}\nforged").open("wb") as hole:
+            hole.truncate(ROOM * 2 // 5)
+    await spaces.snapshot(workspace)
+    shutil.rmtree(workspace.path)
+    kept = tree(Path((await spaces.open(THREAD, "token")).path))
+    assert [name for name in kept if "/" in name] == ["in/large.csv", "work/0\nforged", "work/1\nforged"]
+    (line,) = caplog.messages
+    assert "1 files are too large" in line
+    assert "\n" not in line
+
+
+async def test_writing_the_same_again_and_again_does_not_fill_the_store(spaces: DiskWorkspaces) -> None:
+    workspace = await spaces.open(THREAD, "token")
+    await spaces.clear_out(workspace, 1)
+    path = Path(workspace.path) / "work/a"
+    for number in range(2):
+        path.write_bytes(bytes([number]) * (ROOM // 2))
+        await spaces.keep(workspace, await spaces.look(workspace))
+    path.write_bytes(b"2" * (ROOM // 2))
+    with pytest.raises(TemporaryError, match="changed too much"):
+        await spaces.look(workspace)
+    await spaces.snapshot(workspace)
+    shutil.rmtree(workspace.path)
+    workspace = await spaces.open(THREAD, "token")
+    assert path.read_bytes() == b"2" * (ROOM // 2), "the end of the turn is kept all the same"
+    await spaces.clear_out(workspace, 2)
+    path.write_bytes(b"3")
+    await spaces.look(workspace)
+
+
+async def test_of_large_files_one_at_a_time_is_in_memory(
+    spaces: DiskWorkspaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "HELD_BYTES", 100)
+    at_once = [0]
+
+    class Counting(DiskBlobs):
+        async def put(self, data: bytes) -> BlobId:
+            return await self._counted(super().put(data))
+
+        async def get(self, blob: BlobId) -> bytes:
+            return await self._counted(super().get(blob))
+
+        async def _counted(self, work: Awaitable[T]) -> T:
+            at_once.append(at_once[-1] + 1)
+            try:
+                await asyncio.sleep(0.001)
+                return await work
+            finally:
+                at_once.append(at_once[-1] - 1)
+
+    spaces._blobs = Counting(tmp_path / "blobs")
+    threads = [await spaces.open(ThreadId(name), "token") for name in "ab"]
+    for number, workspace in enumerate([*threads, *threads]):
+        (Path(workspace.path) / f"work/{number}").write_bytes(b"%d" % number * 101)
+    await asyncio.gather(*map(spaces.snapshot, threads))
+    for workspace in threads:
+        shutil.rmtree(workspace.path)
+    await asyncio.gather(*(spaces.open(workspace.thread, "token") for workspace in threads))
+    assert max(at_once) <= 2, "a manifest is small"
 
 
 async def test_a_thread_whose_files_are_lost_starts_anew(spaces: DiskWorkspaces, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class House:
         self.blobs = DiskBlobs(self.place / "state/blobs")
         checkpoints = RedisCheckpoints(self.client, retention_seconds=1000)
         self.spaces = DiskWorkspaces(
-            self.place / "state/threads", self.blobs, checkpoints, max_out_bytes=1, max_out_files=1
+            self.place / "state/threads", self.blobs, checkpoints, max_bytes=10**9, max_out_bytes=1, max_out_files=1
         )
         self.text = settings_text(self.place, model_url="http://model", more=f'[redis]\nurl = "{self.url}"\n')
 

@@ -87,7 +87,9 @@ async def desk(
         transcripts = RedisTranscripts(client, retention_seconds=1000)
         checkpoints = RedisCheckpoints(client, retention_seconds=1000)
         blobs = DiskBlobs(place / "blobs")
-        spaces = DiskWorkspaces(place / "threads", blobs, checkpoints, max_out_bytes=10**7, max_out_files=50)
+        spaces = DiskWorkspaces(
+            place / "threads", blobs, checkpoints, max_bytes=10**9, max_out_bytes=10**7, max_out_files=50
+        )
         agent = ClaudeAgent(
             Settings(settings.model, settings.agent, settings.sandbox, parts, prompt, runtime),
             bubblewrap,

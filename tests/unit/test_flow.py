@@ -84,7 +84,7 @@ class House:
         self.blobs = DiskBlobs(self.place / "blobs")
         self.checkpoints = FakeCheckpoints()
         self.spaces = DiskWorkspaces(
-            self.place / "threads", self.blobs, self.checkpoints, max_out_bytes=10**6, max_out_files=20
+            self.place / "threads", self.blobs, self.checkpoints, max_bytes=10**9, max_out_bytes=10**6, max_out_files=20
         )
 
     def intake(self, start: str = "all") -> Intake:
