@@ -3,6 +3,7 @@ for a service without privileges, and memory where there is no control group."""
 
 import errno
 import os
+import re
 import signal
 import stat
 import time
@@ -91,8 +92,11 @@ class Watch:
             if not self._fits(trees, nameless):
                 return PermanentError(TOO_MUCH_DISK)
             self._hurry = max(RESERVE, free - self._limits.disk_bytes // FAST)
-        if free < RESERVE:
-            return TemporaryError("the disk is nearly full")
+        if free < RESERVE:  # whoever hides files is to blame
+            devices = {Path(tree).stat().st_dev for tree in trees}
+            return (
+                PermanentError(TOO_MUCH_DISK) if _hides(members, devices) else TemporaryError("the disk is nearly full")
+            )
         if self._memory and _available() < RESERVE:
             return TemporaryError("the machine's memory is nearly used up")
         return None
@@ -237,6 +241,30 @@ def _descriptors(members: Sequence[int]) -> Iterator[os.stat_result]:
             for descriptor in descriptors:
                 with suppress(OSError):
                     yield descriptor.stat()
+
+
+def _hides(members: Sequence[int], devices: set[int]) -> bool:
+    """Whether they have files on these devices that are in no directory, and may not be open either: mapped, or on
+    their way through a socket. Also when there are too many places to look in."""
+    end = time.monotonic() + SHARING_SECONDS
+    for process in members:
+        with suppress(OSError), (PROC / str(process) / "maps").open(errors="replace") as mappings:
+            for _, _, _, device, inode, *name in (line.split(maxsplit=5) for line in mappings):
+                major, _, minor = device.partition(":")
+                if (
+                    inode != "0"
+                    and "(deleted)" in "".join(name)
+                    and os.makedev(int(major, 16), int(minor, 16)) in devices
+                ):
+                    return True
+                if time.monotonic() > end:
+                    return True
+        with suppress(OSError):
+            for descriptor in (PROC / str(process) / "fdinfo").iterdir():
+                with suppress(OSError):
+                    if re.search(r"^scm_fds:\s*[1-9]", descriptor.read_text(), re.MULTILINE):
+                        return True
+    return False
 
 
 def _status(process: int, field: str) -> int:

@@ -106,6 +106,28 @@ async def test_memory_that_processes_have_in_common_counts_once(short_path: Path
     assert await ended(short_path, common) == ""
 
 
+MAPPED = """python3 -c '
+import mmap, os, time
+with open("work/x", "w+b") as file: file.write(bytes(4096)); file.flush(); room = mmap.mmap(file.fileno(), 4096)
+os.unlink("work/x"); open("out/hidden", "w"); time.sleep(60)
+'"""
+SENT = """python3 -c '
+import os, socket, time
+a, b = socket.socketpair()
+with open("work/x", "wb") as file: socket.send_fds(a, [b"x"], [file.fileno()])
+os.unlink("work/x"); open("out/hidden", "w"); time.sleep(60)
+'"""
+
+
+@pytest.mark.parametrize("script", [MAPPED, SENT])
+async def test_who_hides_files_is_to_blame_when_the_disk_is_nearly_full(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    hidden = short_path / "files" / "out" / "hidden"
+    monkeypatch.setattr(watch, "_free", lambda _: 0 if hidden.exists() else 1 << 40)
+    assert await ended(short_path, f"cd /srv; {script}") == watch.TOO_MUCH_DISK
+
+
 async def test_a_disk_that_is_nearly_full_is_left_to_the_others(
     short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
