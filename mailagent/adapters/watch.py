@@ -3,15 +3,16 @@ for a service without privileges, and memory where there is no control group."""
 
 import errno
 import os
-import re
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 
+from mailagent.adapters import processes
+from mailagent.adapters.processes import PROC
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.policy import HOME, SHM, TMP, Policy
 
@@ -26,10 +27,6 @@ FAST = 4
 
 DESCRIPTORS = 10_000
 """What all processes of a sandbox may have open together: each is looked at."""
-SHARING_SECONDS = 1.0
-"""How long a look may ask the kernel which memory is shared, which it counts page by page."""
-
-PROC = Path("/proc")
 BLOCK = 512
 """Bytes of a block of stat(2), whatever those of the file system have."""
 DEEPEST = 100
@@ -63,7 +60,7 @@ class Watch:
         self._nested = bool(policy.host.runsc)
         self._namespace = self._init = self._hurry = 0
         self._due = 0.0
-        self._memory_device = _memory_device()
+        self._memory_device = processes.memory_device()
 
     def attach(self, namespace: int, init: int) -> None:
         """Watch the processes of this pid namespace, of which a handle is held open: its number is not given to another
@@ -75,31 +72,43 @@ class Watch:
         look finds that it did not help, the sandbox must end. A `patient` look goes through the files only when that is
         due."""
         members = list(self._members()) if self._init else []
-        descriptors = list(islice(_descriptors(members), DESCRIPTORS + 1))
+        descriptors = list(islice(processes.descriptors(members), DESCRIPTORS + 1))
         if len(descriptors) > DESCRIPTORS:
             return PermanentError(TOO_MUCH_DISK)
         nameless = list({(info.st_dev, info.st_ino): info for info in descriptors if info.st_nlink == 0}.values())
-        if self._memory and self._used(members, nameless) > self._limits.memory_bytes:
-            if self._over or self._nested:
-                return PermanentError(TOO_MUCH_MEMORY)
+        return self._of_memory(members, nameless) or self._of_disk(members, nameless, patient=patient)
+
+    def _of_memory(
+        self, members: Sequence[int], nameless: Sequence[os.stat_result]
+    ) -> PermanentError | TemporaryError | None:
+        if not self._memory:
+            return None
+        if self._used(members, nameless) <= self._limits.memory_bytes:
+            self._over = False
+        elif self._over or self._nested:
+            return PermanentError(TOO_MUCH_MEMORY)
+        else:
             self._kill_commands(members)
             self._over = True
-        else:
-            self._over = False
-        trees = [tree for tree in (*self._trees, *self._others()) if Path(tree).is_dir()]
-        free = min(map(_free, trees), default=RESERVE)
-        if not patient or free < self._hurry or time.monotonic() >= self._due:
-            if not self._fits(trees, nameless):
-                return PermanentError(TOO_MUCH_DISK)
-            self._hurry = max(RESERVE, free - self._limits.disk_bytes // FAST)
-        if free < RESERVE:  # whoever hides files is to blame
-            devices = {Path(tree).stat().st_dev for tree in trees}
-            return (
-                PermanentError(TOO_MUCH_DISK) if _hides(members, devices) else TemporaryError("the disk is nearly full")
-            )
-        if self._memory and _available() < RESERVE:
+        if processes.available_bytes() < RESERVE:
             return TemporaryError("the machine's memory is nearly used up")
         return None
+
+    def _of_disk(
+        self, members: Sequence[int], nameless: Sequence[os.stat_result], *, patient: bool
+    ) -> PermanentError | TemporaryError | None:
+        devices = dict(_devices([*self._trees, *self._others()]))
+        free = min(map(_free, devices), default=RESERVE)
+        if not patient or free < self._hurry or time.monotonic() >= self._due:
+            hidden = (_size(info) for info in nameless if info.st_dev in devices.values())
+            if not self._fits(chain(hidden, *map(sizes, devices))):
+                return PermanentError(TOO_MUCH_DISK)
+            self._hurry = max(RESERVE, free - self._limits.disk_bytes // FAST)
+        if free >= RESERVE:
+            return None
+        if processes.hides(members, set(devices.values())):
+            return PermanentError(TOO_MUCH_DISK)
+        return TemporaryError("the disk is nearly full")
 
     def _members(self) -> Iterator[int]:
         for entry in PROC.iterdir():
@@ -113,15 +122,15 @@ class Watch:
                 return True
         except OSError:
             return False  # gone, or another user's
-        parent = _status(process, "PPid") if self._nested else 0
+        parent = processes.status(process, "PPid") if self._nested else 0
         return parent > 1 and self._is_member(parent)
 
     def _kill_commands(self, members: Sequence[int]) -> None:
         """Kill all but bubblewrap, the agent, and what the agent started itself: shells, which tell it how their
         commands ended."""
-        agent = next((process for process in members if _status(process, "NSpid") == AGENT), 0)
+        agent = next((process for process in members if processes.status(process, "NSpid") == AGENT), 0)
         for process in members:
-            if process not in (self._init, agent) and _status(process, "PPid") != agent:
+            if process not in (self._init, agent) and processes.status(process, "PPid") != agent:
                 self._kill(process)
 
     def _kill(self, process: int) -> None:
@@ -140,16 +149,14 @@ class Watch:
         shares only when that is too much."""
         without_name = sum(info.st_blocks * BLOCK for info in nameless if info.st_dev == self._memory_device)
         files = _in_memory(self._init) + without_name
-        total = files + sum(map(_private, members))
-        return total if total <= self._limits.memory_bytes else files + _shared_out(members)
+        total = files + sum(map(processes.private_bytes, members))
+        return total if total <= self._limits.memory_bytes else files + processes.bytes_of_all(members)
 
-    def _fits(self, trees: Sequence[str], nameless: Sequence[os.stat_result]) -> bool:
+    def _fits(self, sizes_of_all: Iterable[int]) -> bool:
         began = time.monotonic()
         room, files = self._limits.disk_bytes, self._limits.files
-        devices = {Path(tree).stat().st_dev for tree in trees}
-        hidden = (_size(info) for info in nameless if info.st_dev in devices)
         try:
-            for size in chain(hidden, *(sizes(tree) for tree in trees)):
+            for size in sizes_of_all:
                 room, files = room - size, files - 1
                 if room < 0 or files < 0:
                     return False
@@ -160,6 +167,13 @@ class Watch:
         return True
 
 
+def _devices(trees: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """The trees that are there, and the number of the file system that each lies on."""
+    for tree in trees:
+        with suppress(FileNotFoundError):  # the SDK removes its own when it is done
+            yield tree, Path(tree).stat().st_dev
+
+
 def _in_memory(process: int) -> int:
     """What the files take that lie in memory, as this process sees them."""
     with suppress(OSError):
@@ -168,26 +182,11 @@ def _in_memory(process: int) -> int:
     return 0
 
 
-def _memory_device() -> int:
-    """The number of the file system that files have which lie in memory and nowhere else, memfd_create(2)."""
-    descriptor = os.memfd_create("one")
-    try:
-        return os.fstat(descriptor).st_dev
-    finally:
-        os.close(descriptor)
-
-
 def _free(directory: str) -> int:
     with suppress(FileNotFoundError):  # the SDK removes its own when it is done
         status = os.statvfs(directory)
         return status.f_bavail * status.f_frsize
     return RESERVE
-
-
-def _available() -> int:
-    """What programs on this machine can still get without swapping, by the kernel's estimate."""
-    with (PROC / "meminfo").open() as lines:
-        return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), RESERVE)
 
 
 def sizes(tree: str) -> Iterator[int]:
@@ -232,71 +231,3 @@ def _opened(name: str, parent: int | None) -> int:
 def _size(info: os.stat_result) -> int:
     """What a file takes, or would once its holes are filled: a copy of it has none."""
     return max(info.st_blocks * BLOCK, info.st_size if stat.S_ISREG(info.st_mode) else 0)
-
-
-def _descriptors(members: Sequence[int]) -> Iterator[os.stat_result]:
-    """What the processes have open; a file that has no name any more fills the disk, or memory, like others."""
-    for process in members:
-        with suppress(OSError), os.scandir(PROC / str(process) / "fd") as descriptors:
-            for descriptor in descriptors:
-                with suppress(OSError):
-                    yield descriptor.stat()
-
-
-def _hides(members: Sequence[int], devices: set[int]) -> bool:
-    """Whether they have files on these devices that are in no directory, and may not be open either: mapped, or on
-    their way through a socket. Also when there are too many places to look in."""
-    end = time.monotonic() + SHARING_SECONDS
-    for process in members:
-        with suppress(OSError), (PROC / str(process) / "maps").open(errors="replace") as mappings:
-            for _, _, _, device, inode, *name in (line.split(maxsplit=5) for line in mappings):
-                major, _, minor = device.partition(":")
-                if (
-                    inode != "0"
-                    and "(deleted)" in "".join(name)
-                    and os.makedev(int(major, 16), int(minor, 16)) in devices
-                ):
-                    return True
-                if time.monotonic() > end:
-                    return True
-        with suppress(OSError):
-            for descriptor in (PROC / str(process) / "fdinfo").iterdir():
-                with suppress(OSError):
-                    if re.search(r"^scm_fds:\s*[1-9]", descriptor.read_text(), re.MULTILINE):
-                        return True
-    return False
-
-
-def _status(process: int, field: str) -> int:
-    """The last number of this field of proc(5)'s status; 0 when the process is gone."""
-    with suppress(OSError):
-        for line in (PROC / str(process) / "status").read_text().splitlines():
-            if line.startswith(f"{field}:"):
-                return int(line.split()[-1])
-    return 0
-
-
-def _private(process: int) -> int:
-    """Its own memory, that which was moved to the disk and the kernel's tables of it included, proc(5)."""
-    fields = _kilobytes(process, "status")
-    return sum(fields.get(name, 0) for name in ("RssAnon", "VmSwap", "VmPTE"))
-
-
-def _shared_out(members: Sequence[int]) -> int:
-    """The same of all, with what several have in common counted once, as far as there is time to ask."""
-    total, end = 0, time.monotonic() + SHARING_SECONDS
-    for process in members:
-        if time.monotonic() < end:
-            fields = _kilobytes(process, "smaps_rollup") | _kilobytes(process, "status")
-            total += sum(fields.get(name, 0) for name in ("Pss_Anon", "SwapPss", "VmPTE"))
-        else:
-            total += _private(process)
-    return total
-
-
-def _kilobytes(process: int, file: str) -> dict[str, int]:
-    """The fields of a file of the process that are sizes, in bytes."""
-    with suppress(OSError):
-        lines = (line.split() for line in (PROC / str(process) / file).read_text().splitlines())
-        return {each[0].rstrip(":"): int(each[1]) << 10 for each in lines if each[2:] == ["kB"] and each[1].isdigit()}
-    return {}

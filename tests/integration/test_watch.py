@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mailagent.adapters import bubblewrap, watch
+from mailagent.adapters import bubblewrap, processes, watch
 from mailagent.core.errors import PermanentError, TemporaryError
 from tests.sandboxes import policy_at
 
@@ -131,6 +131,14 @@ async def test_who_hides_files_is_to_blame_when_the_disk_is_nearly_full(
 async def test_a_disk_that_is_nearly_full_is_left_to_the_others(
     short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "RESERVE", 1 << 60)
+    monkeypatch.setattr(watch, "_free", lambda _: 0)
     with pytest.raises(TemporaryError, match="disk"):
+        await ended(short_path, WAIT)
+
+
+async def test_memory_that_is_nearly_used_up_is_left_to_the_others(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "available_bytes", lambda: 0)
+    with pytest.raises(TemporaryError, match="memory"):
         await ended(short_path, WAIT)
