@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
-from mailagent import daemon
-from mailagent.adapters import cgroups, host, keys
+from mailagent import daemon, stores
+from mailagent.adapters import cgroups, host, keys, redis
 from mailagent.adapters.disk import Disk
 from mailagent.adapters.imap import ImapInbox
 from mailagent.adapters.parser import ChildParser
@@ -104,6 +104,10 @@ async def diagnose(config: Config) -> list[host.Check]:
     if not any(check.mend for check in found):
         found += await _diagnose_sandbox(config)
     found.append(await diagnose_disk(config))
+    if config.redis.url:
+        found.append(await diagnose_redis(config.redis.url))
+    if config.storage.blobs.startswith("s3://"):
+        found.append(await diagnose_files(config))
     if config.imap.auth == "password":  # root's token_command may want files that we, no longer root, cannot read
         found.append(await _diagnose_mailbox(config))
     return found
@@ -124,6 +128,25 @@ async def diagnose_disk(config: Config) -> host.Check:
     there = next(path for path in (state, *state.parents) if path.exists())
     full = f"{there} has less than {floor:g} MB free (storage.min_free_mb), so no mail is taken over: make room"
     return host.Check("disk", "" if await Disk(there, floor).free() else full)
+
+
+async def diagnose_redis(url: str) -> host.Check:
+    """Whether this server can be reached and is fit to keep mail."""
+    try:
+        client, warnings = await redis.connect(url)
+    except (ConfigError, TemporaryError) as error:
+        return host.Check("Redis", str(error))
+    await client.aclose()
+    return host.Check("Redis", "", "; ".join(warnings))
+
+
+async def diagnose_files(config: Config) -> host.Check:
+    """Whether the store of files can be used, which is given its name when it has none."""
+    try:
+        await stores.blobs(config).identity()
+    except (ConfigError, TemporaryError) as error:
+        return host.Check("files", str(error))
+    return host.Check("files", "")
 
 
 async def _diagnose_mailbox(config: Config) -> host.Check:
