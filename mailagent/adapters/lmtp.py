@@ -97,6 +97,8 @@ class LmtpServer:
         results = None
         if self._authserv_id:
             results = await self._dkim.check(draft) if _SIGNED.search(header) else ()
+            if _is_open(header, results):  # once it is taken, nobody looks again whether its sender is proven
+                raise TemporaryError("no name server says by which key it is signed")
         draft.seek(len(header))
         return await self.spool.add(stamp(header, sender, recipients, self._authserv_id, results), draft)
 
@@ -268,11 +270,21 @@ def _verdict(authserv_id: str, results: Sequence[Signature]) -> str:
     return ";\r\n\t".join([f"Authentication-Results: {authserv_id}", *(said or ["dkim=none"])])
 
 
+def _is_open(header: bytes, results: Iterable[Signature]) -> bool:
+    """Whether the sender may yet be proven: his domain, or a parent of it, has signed, by a key out of reach."""
+    senders = b"".join(field for field in _FIELD_START.split(header) if _name(field) == b"from").lower()
+    said = {one.result for one in results if one.domain.encode() in senders}
+    return "temperror" in said and "pass" not in said
+
+
 def _falls(field: bytes, authserv_id: str) -> bool:
-    name = field.partition(b":")[0].strip().lower()
-    if name == b"authentication-results":
+    if _name(field) == b"authentication-results":
         return bool(authserv_id) and authserv_id.lower().encode() in field.lower()
-    return name == b"return-path"  # only the last server writes it
+    return _name(field) == b"return-path"  # only the last server writes it
+
+
+def _name(field: bytes) -> bytes:
+    return field.partition(b":")[0].strip().lower()
 
 
 def _plain(address: str) -> str:
