@@ -160,6 +160,14 @@ class _Connection(LMTP):
         if isinstance(self.transport, asyncio.Transport):
             self.transport.abort()
 
+    async def handle_exception(self, error: Exception) -> str:
+        """The answer to what failed by a fault of ours, before the connection is closed: the other server keeps its
+        mail, and what it was about to send is not taken for commands."""
+        log.error("an LMTP connection failed", exc_info=error)
+        if self.transport is not None:
+            asyncio.get_running_loop().call_soon(self.transport.close)  # when the answer is written
+        return "421 4.3.0 this cannot be done now"
+
     async def smtp_DATA(self, arg: str) -> None:  # noqa: N802
         """Take a message, and answer once for each recipient (RFC 2033 section 4.2)."""
         envelope = self.envelope

@@ -11,6 +11,7 @@ import smtplib
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from mailagent.adapters.dkim import DkimCheck
 from mailagent.adapters.lmtp import MAX_RECIPIENTS, EndOfData, LmtpServer
 from mailagent.adapters.spool import Spool, SpoolInbox
 from mailagent.config import Lmtp, Mail
-from mailagent.core.errors import ConfigError
+from mailagent.core.errors import ConfigError, TemporaryError
 from mailagent.core.screen import proven
 from tests.dns_peer import name_server
 from tests.fakes.parser import FakeParser
@@ -306,6 +307,29 @@ async def test_a_disk_that_cannot_be_written_puts_the_mail_off(short_path: Path)
         with pytest.raises(smtplib.SMTPDataError) as error:
             connection.sendmail(CUSTOMER, [AGENT], message())
         assert (error.value.smtp_code, error.value.smtp_error) == (451, b"4.3.0 the mail cannot be kept now")
+
+
+async def test_after_a_fault_of_ours_the_mail_comes_again_on_another_connection(lmtp: LmtpServer) -> None:
+    threads = ThreadPoolExecutor()
+    asyncio.get_running_loop().set_default_executor(threads)
+    threads.shutdown()  # as when the daemon ends: nothing can be kept any more
+    async with dialogue(lmtp, AGENT) as talk:
+        assert (await talk.say(message() + b".\r\n"))[0].startswith(b"421 4.3.0")
+        assert await talk.reader.read() == b""
+    assert kept(lmtp.spool) == []
+
+
+async def test_a_disk_that_cannot_be_looked_at_puts_the_mail_off(lmtp: LmtpServer) -> None:
+    lmtp.room = Unsaid()
+    async with dialogue(lmtp) as talk:
+        assert (await talk.say(b"MAIL FROM:<>\r\nRCPT TO:<agent@demo.test>\r\n", 2))[1].startswith(b"421 4.3.0")
+
+
+class Unsaid(FakeRoom):
+    """Nobody can say whether there is room."""
+
+    async def free(self) -> bool:
+        raise TemporaryError("the disk is gone")
 
 
 @pytest.mark.parametrize("answered", [0, 1, 7, 30])
