@@ -186,7 +186,7 @@ class Jobs(Protocol):
 
     async def finish(self, claim: Claim, job: Job) -> None:
         """Store the job's last stage, take it out of its lane, give the lease back. An ending that people must see is
-        listed under its place (core.job.PLACES)."""
+        listed under its place (core.job.PLACES). Where it is Sent and came back already, that is stored instead."""
 
     async def retry(self, claim: Claim, job: Job, delay: float) -> None:
         """Give the lease back; the thread is due again after `delay` seconds. `job.attempts` is stored."""
@@ -195,7 +195,8 @@ class Jobs(Protocol):
         """The job with this id or this Message-ID (received or sent)."""
 
     async def bounced(self, message_id: str, reason: str, now: float) -> Job | None:
-        """Note that the reply with this Message-ID came back; None when no sent reply of ours has it."""
+        """Note that the reply with this Message-ID came back, and return the job as it ends; None when no reply of ours
+        that was sent, or is being sent, has it."""
 
     async def change(self, job: Job, after: Job) -> bool:
         """For operators: store `after`, the same job in another stage, if it is still stored as `job` and no worker has

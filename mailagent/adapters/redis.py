@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from mailagent.adapters.redis_client import connect, script, store_errors
 from mailagent.core.errors import ConfigError, LeaseLostError
-from mailagent.core.job import PLACES, Bounced, Composed, Job, Sent, decode, encode
+from mailagent.core.job import PLACES, Bounced, Composed, Job, Sending, Sent, decode, encode
 from mailagent.core.values import Mailbox, Thread, ThreadId
 from mailagent.ports import LANES, Claim, CursorMove, Lane, Listed
 
@@ -38,6 +38,7 @@ _SCRIPTS = (
     "waiting",
     "hand_over",
     "finish",
+    "bounced",
     "retry",
     "change",
 )
@@ -171,10 +172,10 @@ class RedisJobs:
 
     async def bounced(self, message_id: str, reason: str, now: float) -> Job | None:
         job = await self.find(message_id)
-        if job is None or not isinstance(job.stage, Sent) or job.stage.composed.message_id != message_id:
+        if job is None or not isinstance(job.stage, Sending | Sent) or job.stage.composed.message_id != message_id:
             return None
         later = job.at(Bounced(job.stage.composed, reason), "bounced", now)
-        return later if await self.change(job, later) else None
+        return later if await self._run("bounced", job.id, encode(later)) else None
 
     async def change(self, job: Job, after: Job) -> bool:
         with store_errors():

@@ -139,6 +139,7 @@ class Intake:
             else one
             for one in group
         ]
+        await self._mark_returned(group)
         jobs = [one for one in judged if isinstance(one, Job)]
         if not await self.jobs.take_over(jobs, move):
             return False
@@ -146,19 +147,15 @@ class Intake:
         if answered:
             await self.ledger.took(answered, self.clock.now())
         for one in judged:
-            await self._tell(one)
+            _tell(one)
         await self._file(judged)
         return True
 
-    async def _tell(self, one: Job | Aside) -> None:
-        """Write to the log what became of a message. A bounce marks the reply that it is about; no agent sees it."""
-        if isinstance(one, Job):
-            log.info("took over message uid=%d job=%s thread=%s", one.uid, one.id, one.thread)
-            return
-        log.info("no reply to uid=%d: %s", one.uid, one.reason)
-        for message_id in one.bounces:
-            job = await self.jobs.bounced(message_id, f"came back: {one.reason}", self.clock.now())
-            if job:
+    async def _mark_returned(self, group: Sequence[Found]) -> None:
+        """A bounce marks the reply that it is about, before it is taken over: nobody would look at it again."""
+        bounces = [(one, message_id) for one in group if isinstance(one, Aside) for message_id in one.bounces]
+        for one, message_id in bounces:
+            if job := await self.jobs.bounced(message_id, f"came back: {one.reason}", self.clock.now()):
                 log.warning("job %s: its reply %s came back", job.id, message_id)
 
     async def _file(self, judged: Sequence[Job | Aside]) -> None:
@@ -185,6 +182,14 @@ def independent(found: Sequence[Found]) -> int:
                 return number
             senders.add(one.inbound.sender)
     return len(found)
+
+
+def _tell(one: Job | Aside) -> None:
+    """Write to the log what became of a message."""
+    if isinstance(one, Job):
+        log.info("took over message uid=%d job=%s thread=%s", one.uid, one.id, one.thread)
+    else:
+        log.info("no reply to uid=%d: %s", one.uid, one.reason)
 
 
 def _refused(job: Job) -> bool:

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from mailagent.adapters.redis import RedisJobs, connect
 from mailagent.core.errors import LeaseLostError
-from mailagent.core.job import PLACES, Bounced, Dead, Job, Merged, Received
+from mailagent.core.job import PLACES, Bounced, Composed, Dead, Job, Merged, Received, Sending
 from mailagent.core.values import Mailbox, Thread, ThreadId
 from mailagent.ports import Claim, CursorMove, Jobs, Lane, Listed
 from tests.fakes.jobs import INBOX, FakeJobs, Shelf, a_job, composed, sent
@@ -443,6 +443,31 @@ async def test_a_reply_that_came_back_is_marked_once_and_counted(jobs: Jobs) -> 
     assert await jobs.find("j1") == marked
     assert await jobs.bounced("<reply-j1@example.org>", "again", 10.0) is None
     assert (await jobs.counts())["bounced"] == 1
+
+
+async def test_a_reply_that_came_back_before_its_job_ended_ends_as_bounced(jobs: Jobs) -> None:
+    await jobs.accept(a_job(), None)
+    claim = await claimed(jobs)
+    await jobs.hand_over(claim, composed(claim.job))
+    claim = await claimed(jobs, "delivery")
+    await jobs.save(claim, sending(claim.job))
+    marked = await jobs.bounced("<reply-j1@example.org>", "no such user", 9.0)
+    assert await jobs.find("j1") == sending(claim.job)
+    await jobs.finish(claim, sent(claim.job))
+    assert marked is not None
+    assert isinstance(marked.stage, Bounced)
+    assert await jobs.find("j1") == marked
+    assert await jobs.counts() == counts(bounced=1)
+    assert await jobs.change(marked, composed(marked))
+    claim = await claimed(jobs, "delivery")
+    await jobs.finish(claim, sent(claim.job))
+    assert await jobs.counts() == counts(), "it was sent again, and did not come back"
+
+
+def sending(job: Job) -> Job:
+    """The same composed job, with its first envelope under way."""
+    assert isinstance(job.stage, Composed)
+    return job.at(Sending(job.stage, 1, to=job.sender), "sending", 2.5)
 
 
 # Operators

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mailagent.core.errors import LeaseLostError
-from mailagent.core.job import PLACES, Bounced, Composed, Job, Received, Sent, Stamp
+from mailagent.core.job import PLACES, Bounced, Composed, Job, Received, Sending, Sent, Stamp
 from mailagent.core.values import BlobId, JobId, Mailbox, Thread, ThreadId, Usage
 from mailagent.ports import LANES, Claim, CursorMove, Lane, Listed
 
@@ -58,6 +58,8 @@ class Shelf:
     last: dict[tuple[Lane, str], int] = field(default_factory=dict)
     """The highest place among the due that each sender was given."""
     places: dict[str, list[JobId]] = field(default_factory=lambda: {place: [] for place in PLACES.values()})
+    returned: dict[JobId, Job] = field(default_factory=dict)
+    """How those end that came back while they were still in the outbox."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -169,7 +171,8 @@ class FakeJobs:
         self._check(claim)
         if PLACES[type(job.stage)] in LANES:
             raise TypeError("not at its end")
-        self._leave(claim, job)
+        is_sent = isinstance(job.stage, Sent)
+        self._leave(claim, self.shelf.returned.get(job.id, job) if is_sent else job)
 
     async def retry(self, claim: Claim, job: Job, delay: float) -> None:
         self._check(claim)
@@ -185,10 +188,14 @@ class FakeJobs:
 
     async def bounced(self, message_id: str, reason: str, now: float) -> Job | None:
         job = await self.find(message_id)
-        if job is None or not isinstance(job.stage, Sent) or job.stage.composed.message_id != message_id:
+        if job is None or not isinstance(job.stage, Sending | Sent) or job.stage.composed.message_id != message_id:
             return None
-        self._store(job.at(Bounced(job.stage.composed, reason), "bounced", now))
-        return self.shelf.jobs[job.id]
+        later = job.at(Bounced(job.stage.composed, reason), "bounced", now)
+        if isinstance(job.stage, Sending):
+            self.shelf.returned[job.id] = later
+        else:
+            self._store(later)
+        return later
 
     async def change(self, job: Job, after: Job) -> bool:
         before, to, thread = PLACES[type(job.stage)], PLACES[type(after.stage)], job.thread
@@ -202,6 +209,7 @@ class FakeJobs:
             if to == lane:
                 self._enqueue(lane, after)
         self._store(after)
+        self.shelf.returned.pop(job.id, None)
         return True
 
     def _take_out(self, lane: Lane, job: Job) -> None:

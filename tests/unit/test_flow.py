@@ -385,6 +385,48 @@ async def test_a_bounce_marks_the_reply_and_is_not_answered(house: House) -> Non
     assert len(house.replies()) == 1
 
 
+class Overtaken(FakeSubmission):
+    """A server whose bounce arrives while the copy is being filed."""
+
+    house: House
+
+    async def file_sent(self, outgoing: Outgoing) -> None:
+        await self.house.deliver(bounce(outgoing.message_id))
+        await super().file_sent(outgoing)
+
+
+async def test_a_bounce_that_overtakes_the_end_of_its_job_is_not_lost(house: House) -> None:
+    house.submission = submission = Overtaken()
+    submission.house = house
+    question = mail()
+    await house.deliver(question)
+    await house.settle()
+    assert isinstance(house.job(question).stage, Bounced)
+
+
+class Forgetful(FakeJobs):
+    """A store that is away when it is first told of a bounce."""
+
+    told = False
+
+    async def bounced(self, message_id: str, reason: str, now: float) -> Job | None:
+        if not self.told:
+            self.told = True
+            raise TemporaryError("the store is away")
+        return await super().bounced(message_id, reason, now)
+
+
+async def test_a_bounce_that_cannot_be_noted_now_is_looked_at_again(house: House) -> None:
+    house.jobs = Forgetful(shelf=house.shelf)
+    question = mail()
+    await house.deliver(question)
+    await house.settle()
+    with pytest.raises(TemporaryError):
+        await house.deliver(bounce(house.replies()[0]["Message-ID"]))
+    await house.intake().take_new(await house.inbox.open())
+    assert isinstance(house.job(question).stage, Bounced)
+
+
 def bounce(message_id: str) -> EmailMessage:
     """A delivery status notification as Postfix writes it (RFC 3464)."""
     report = EmailMessage()

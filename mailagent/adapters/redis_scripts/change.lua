@@ -30,6 +30,7 @@ if is_lane(to) then
   enqueue(to, thread, job)
 end
 store(job, thread, after, to)
+redis.call('HDEL', key('job', job), 'returned') -- what is sent from now on did not
 if is_lane(from) then
   take_out(from)
   rest(thread, retention)
