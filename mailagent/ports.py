@@ -51,9 +51,13 @@ class Inbox(Protocol):
     async def open(self) -> Mailbox:
         """Connect (again) and select the folder; returns which mailbox the UIDs now belong to."""
 
-    async def first_cursor(self, start: str) -> int:
+    async def first_cursor(self, start: str, now: float) -> tuple[int, float]:
         """Where the cursor of a mailbox never seen begins, by config mail.start: "all" 0, "new" the highest UID,
-        "unseen" just below the oldest unread message (a cursor has no holes: what was read above it comes along)."""
+        "unseen" just below the oldest unread message (a cursor has no holes: what was read above it comes along); and
+        when the mail above it began to arrive, in Unix seconds, `now` where there is none."""
+
+    async def cursor_at(self, moment: float) -> int:
+        """Just below the first message that arrived then (Unix seconds) or later; else the highest UID."""
 
     async def uids_after(self, uid: int) -> list[int]:
         """UIDs of the messages above `uid`, ascending."""
@@ -143,11 +147,13 @@ class Jobs(Protocol):
     async def cursor(self, mailbox: Mailbox) -> int | None:
         """The last UID taken over, None for a mailbox never seen."""
 
-    async def knows(self, account: str, folder: str) -> bool:
-        """Whether this folder was ever watched, under whatever UIDVALIDITY."""
+    async def since(self, mailbox: Mailbox, now: float) -> float | None:
+        """Since when the mail of this folder has to be taken over, under whatever UIDVALIDITY (Unix seconds), but no
+        longer ago than it is known which was; None for a folder never seen."""
 
-    async def advance(self, move: CursorMove) -> bool:
-        """Move the cursor past a message that needs no job; False when it stands elsewhere (start over from there)."""
+    async def begin(self, mailbox: Mailbox, uid: int, since: float) -> int:
+        """Set the cursor of a mailbox never seen, and of a folder never seen since when its mail has to be taken over;
+        returns where the cursor stands."""
 
     async def accept(self, job: Job, move: CursorMove | None) -> Literal["new", "known", "rewound"]:
         """Store the job, remember its Message-ID and its colleagues for its thread, and move the cursor, in one step.

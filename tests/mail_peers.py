@@ -4,6 +4,7 @@ import asyncio
 import imaplib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 import pytest
@@ -31,7 +32,8 @@ class Peer(Protocol):
     @property
     def inbox(self) -> Inbox: ...
 
-    async def deliver(self, data: bytes) -> int: ...
+    async def deliver(self, data: bytes, at: datetime | None = None) -> int:
+        """A mail arrives, now or then."""
 
     async def remove(self, uid: int) -> None: ...
 
@@ -53,8 +55,8 @@ class FakePeer:
         self.inbox = FakeInbox(moves=moves)
         self._all: dict[int, bytes] = {}
 
-    async def deliver(self, data: bytes) -> int:
-        uid = self.inbox.deliver(data)
+    async def deliver(self, data: bytes, at: datetime | None = None) -> int:
+        uid = self.inbox.deliver(data, at.timestamp() if at else None)
         self._all[uid] = data
         return uid
 
@@ -84,8 +86,9 @@ class ServerPeer:
     async def create(self) -> None:
         await as_other_client(self._plain, lambda client: client.create(FOLDER))
 
-    async def deliver(self, data: bytes) -> int:
-        _, answer = await as_other_client(self._plain, lambda client: client.append(FOLDER, None, None, data))
+    async def deliver(self, data: bytes, at: datetime | None = None) -> int:
+        when = imaplib.Time2Internaldate(at) if at else None
+        _, answer = await as_other_client(self._plain, lambda client: client.append(FOLDER, None, when, data))
         return int(answer[0].split(b"]")[0].split()[-1])
 
     async def remove(self, uid: int) -> None:

@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from imapclient import IMAPClient
@@ -26,6 +27,8 @@ _ODD = (IMAPClientError, OSError, ValueError, LookupError)
 """What imapclient raises when a server is away, says no, or says what cannot be understood."""
 
 _GOODBYE_SECONDS = 5.0
+_AT_ONCE = 500
+"""Of how many messages the time is asked for in one command."""
 
 
 class ImapInbox:
@@ -55,15 +58,19 @@ class ImapInbox:
         mailbox = Mailbox(self._account, self._mail.folder, selected[b"UIDVALIDITY"])
         return mailbox, selected.get(b"PERMANENTFLAGS", ())
 
-    async def first_cursor(self, start: str) -> int:
+    async def first_cursor(self, start: str, now: float) -> tuple[int, float]:
         """See ports.Inbox."""
         if start == "all":
-            return 0
-        unread = await self._search("UNSEEN") if start == "unseen" else []
-        return min(unread) - 1 if unread else max(await self._search("UID", "*"), default=0)
+            return 0, 0.0
+        unread = await self._work.run(lambda client: client.search("UNSEEN")) if start == "unseen" else []
+        if not unread:
+            return await self._work.run(_highest), now
+        oldest = min(unread)
+        return oldest - 1, (await self._work.run(lambda client: _arrivals(client, [oldest])))[oldest]
 
-    async def _search(self, *criteria: str) -> list[int]:
-        return await self._work.run(lambda client: list(client.search(criteria)))
+    async def cursor_at(self, moment: float) -> int:
+        """See ports.Inbox."""
+        return await self._work.run(lambda client: _below(client, moment))
 
     async def uids_after(self, uid: int) -> list[int]:
         """See ports.Inbox."""
@@ -192,6 +199,7 @@ def connect(imap: Imap, tls: ssl.SSLContext | None, password: str) -> IMAPClient
     # Before the connection: servers do not wait for long.
     token = access_token(imap.token_command, imap.timeout_seconds) if imap.auth == "xoauth2" else ""
     client = IMAPClient(imap.host, imap.port, ssl=imap.security == "tls", ssl_context=tls, timeout=imap.timeout_seconds)
+    client.normalise_times = False  # or all times are told as if they were of this season
     with ExitStack() as undo:
         undo.callback(_hang_up, client)
         # Without TCP_NODELAY a literal, or the command after DONE, waits 40 ms for the other side's acknowledgement.
@@ -257,6 +265,27 @@ def session(imap: Imap, tls: ssl.SSLContext | None, password: str) -> Iterator[I
 def _uids_from(client: IMAPClient, uid: int) -> list[int]:
     client.noop()  # a server may tell of new messages only after a command (RFC 3501 section 5.2)
     return list(client.search(["UID", f"{uid}:*"]))
+
+
+def _highest(client: IMAPClient) -> int:
+    return max(client.search(["UID", "*"]), default=0)
+
+
+def _below(client: IMAPClient, moment: float) -> int:
+    """The UID below the first message that arrived at this moment or later; the highest when there is none."""
+    day = datetime.fromtimestamp(max(0.0, moment - 86400), UTC).date()  # a server compares days, of any time zone
+    uids = sorted(client.search(["SINCE", day]))
+    for start in range(0, len(uids), _AT_ONCE):
+        arrived = _arrivals(client, uids[start : start + _AT_ONCE])
+        if found := [uid for uid, at in arrived.items() if at >= int(moment)]:
+            return min(found) - 1
+    return _highest(client)
+
+
+def _arrivals(client: IMAPClient, uids: Sequence[int]) -> dict[int, float]:
+    """When these messages arrived, in whole seconds; what is gone is left out."""
+    answers = client.fetch(uids, ["INTERNALDATE"])
+    return {uid: answers[uid][b"INTERNALDATE"].timestamp() for uid in uids if uid in answers}
 
 
 def _heads(client: IMAPClient, uids: Sequence[int]) -> list[Head]:

@@ -30,7 +30,7 @@ _SCRIPTS = (
     "server",
     "listed",
     "look",
-    "advance",
+    "begin",
     "accept",
     "claim",
     "renew",
@@ -79,13 +79,16 @@ class RedisJobs:
             uid = await self._client.hget(self._key("cursors"), _field(mailbox))
         return None if uid is None else int(uid)
 
-    async def knows(self, account: str, folder: str) -> bool:
+    async def since(self, mailbox: Mailbox, now: float) -> float | None:
         with store_errors():
+            since = await self._client.hget(self._key("since"), _folder(mailbox))
             fields = await self._client.hkeys(self._key("cursors"))
-        return any(json.loads(name)[:2] == [account, folder] for name in fields)
+        if since is None and all(json.loads(name)[:2] != [mailbox.account, mailbox.folder] for name in fields):
+            return None
+        return max(float(since or 0), now - self._retention)
 
-    async def advance(self, move: CursorMove) -> bool:
-        return bool(await self._run("advance", *_move(move)))
+    async def begin(self, mailbox: Mailbox, uid: int, since: float) -> int:
+        return int(await self._run("begin", _field(mailbox), uid, _folder(mailbox), repr(since)))
 
     async def accept(self, job: Job, move: CursorMove | None) -> Literal["new", "known", "rewound"]:
         news = await self._accept([job], move)
@@ -280,6 +283,10 @@ class RedisJobs:
 
 def _field(mailbox: Mailbox) -> str:
     return json.dumps([mailbox.account, mailbox.folder, mailbox.uidvalidity])
+
+
+def _folder(mailbox: Mailbox) -> str:
+    return json.dumps([mailbox.account, mailbox.folder])
 
 
 def _move(move: CursorMove) -> tuple[str, int, int]:

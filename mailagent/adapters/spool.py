@@ -141,8 +141,12 @@ class SpoolInbox:
         self._is_open = True
         return self._mailbox
 
-    async def first_cursor(self, start: str) -> int:  # noqa: ARG002
+    async def first_cursor(self, start: str, now: float) -> tuple[int, float]:  # noqa: ARG002
         """0 for every `start`: nothing lies in a spool but what was accepted for us and waits."""
+        return 0, 0.0
+
+    async def cursor_at(self, moment: float) -> int:  # noqa: ARG002
+        """0: in a spool that was made anew all is new."""
         return 0
 
     async def uids_after(self, uid: int) -> list[int]:

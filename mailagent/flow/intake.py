@@ -70,13 +70,14 @@ class Intake:
         known = await self.jobs.cursor(mailbox)
         if known is not None:
             return known
-        if await self.jobs.knows(mailbox.account, mailbox.folder):
-            log.warning("%s has a new UIDVALIDITY: all of it is looked at again", mailbox.folder)
-            first = 0
+        now = self.clock.now()
+        since = await self.jobs.since(mailbox, now)
+        if since is None:
+            first, since = await self.inbox.first_cursor(self.start, now)
         else:
-            first = await self.inbox.first_cursor(self.start)
-        await self.jobs.advance(CursorMove(mailbox, 0, first))
-        return first
+            log.warning("%s has a new UIDVALIDITY: what may not have been taken over is read again", mailbox.folder)
+            first = await self.inbox.cursor_at(since)
+        return await self.jobs.begin(mailbox, first, since)
 
     async def _take_all(self, mailbox: Mailbox, cursor: int) -> Outcome:
         """While some mails are taken over, the next ones are read."""

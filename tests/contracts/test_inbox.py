@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
@@ -24,6 +25,14 @@ async def moving(request: pytest.FixtureRequest) -> AsyncIterator[Peer]:
     """A mailbox whose handled mail is moved."""
     async with running(request.param, request, moves=True) as peer:
         yield peer
+
+
+NOW = 1_800_000_000.0
+
+
+def day(number: int) -> datetime:
+    """A day of some year."""
+    return datetime(2025, 7, 1 + number, 12, tzinfo=UTC)
 
 
 def message(number: int = 0) -> bytes:
@@ -99,16 +108,37 @@ async def test_many_fetches_at_once_do_not_mix(peer: Peer) -> None:
 
 @pytest.mark.parametrize("start", ["new", "unseen", "all"])
 async def test_first_cursor(peer: Peer, start: str) -> None:
+    async def begins() -> tuple[int, float]:
+        return await peer.inbox.first_cursor(start, NOW)
+
     await peer.inbox.open()
-    assert await peer.inbox.first_cursor(start) == 0
-    old, unread, newest = [await peer.deliver(message(n)) for n in range(3)]
+    ever = 0.0 if start == "all" else NOW
+    assert await begins() == (0, ever)
+    old, unread, newest = [await peer.deliver(message(n), day(n)) for n in range(3)]
     await peer.read(old)
     await peer.read(newest)
     await peer.inbox.open()
-    assert await peer.inbox.first_cursor(start) == {"new": newest, "unseen": unread - 1, "all": 0}[start]
+    assert await begins() == {"new": (newest, NOW), "unseen": (unread - 1, day(1).timestamp()), "all": (0, 0.0)}[start]
     await peer.read(unread)
     await peer.inbox.open()
-    assert await peer.inbox.first_cursor(start) == {"new": newest, "unseen": newest, "all": 0}[start]
+    assert await begins() == (0 if start == "all" else newest, ever)
+
+
+async def test_the_cursor_at_a_moment_is_below_what_arrived_since(peer: Peer) -> None:
+    await peer.inbox.open()
+    assert await peer.inbox.cursor_at(NOW) == 0
+    east, west = (timezone(timedelta(hours=hours)) for hours in (14, -12))
+    moment = datetime(2026, 3, 1, 0, 30, tzinfo=UTC)
+    for seconds in (40 * 86400, 1, 300):
+        last = await peer.deliver(message(), (moment - timedelta(seconds=seconds)).astimezone(east))
+    await peer.inbox.uids_after(0)
+    assert await peer.inbox.cursor_at(moment.timestamp()) == last
+    for at in (moment.astimezone(west), moment + timedelta(days=200)):
+        await peer.deliver(message(), at)
+    await peer.inbox.uids_after(0)
+    assert await peer.inbox.cursor_at(moment.timestamp() + 0.9) == last
+    assert await peer.inbox.cursor_at(moment.timestamp() + 1) == last + 1
+    assert await peer.inbox.cursor_at(0.0) == 0
 
 
 async def test_filed_mail_is_marked_and_stays_without_a_folder(peer: Peer) -> None:

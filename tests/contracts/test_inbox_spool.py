@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,8 @@ class SpoolPeer:
         self.spool = Spool(directory)
         self.inbox = SpoolInbox(self.spool)
 
-    async def deliver(self, data: bytes) -> int:
+    async def deliver(self, data: bytes, at: datetime | None = None) -> int:
+        del at
         return await self.spool.add(data[:7], io.BytesIO(data[7:]))
 
     async def remove(self, uid: int) -> None:
@@ -102,7 +104,7 @@ async def test_whatever_was_accepted_is_taken_however_one_starts(tmp_path: Path,
     async with a_peer(tmp_path) as peer:
         await peer.deliver(message())
         await peer.inbox.open()
-        assert await peer.inbox.first_cursor(start) == 0
+        assert await peer.inbox.first_cursor(start, 1.0) == (0, 0.0)
 
 
 async def test_no_number_comes_twice_even_when_its_mail_is_gone(tmp_path: Path) -> None:

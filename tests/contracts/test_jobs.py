@@ -24,7 +24,9 @@ Hire = Callable[..., Jobs]
 async def hire(request: pytest.FixtureRequest) -> AsyncIterator[Hire]:
     if request.param == "memory":
         shelf = Shelf()
-        yield lambda owner="a", lease=30.0: FakeJobs(owner=owner, lease_seconds=lease, shelf=shelf)
+        yield lambda owner="a", lease=30.0: FakeJobs(
+            owner=owner, lease_seconds=lease, retention_seconds=60, shelf=shelf
+        )
         return
     client, _ = await connect(request.getfixturevalue("redis_url"))
     async with client:
@@ -57,14 +59,15 @@ async def claimed(jobs: Jobs, lane: Lane = "turns") -> Claim:
 
 async def test_a_mailbox_never_seen_has_no_cursor_and_starts_at_0(jobs: Jobs) -> None:
     assert await jobs.cursor(INBOX) is None
-    assert await jobs.advance(CursorMove(INBOX, 0, 0))
+    assert await jobs.begin(INBOX, 0, 1.0) == 0
     assert await jobs.cursor(INBOX) == 0
+    assert await jobs.begin(INBOX, 5, 1.0) == 0, "another was quicker"
 
 
 async def test_the_cursor_moves_only_from_where_it_was_seen(jobs: Jobs) -> None:
-    assert await jobs.advance(CursorMove(INBOX, 0, 12))
-    assert not await jobs.advance(CursorMove(INBOX, 0, 13))
-    assert not await jobs.advance(CursorMove(INBOX, 13, 14))
+    assert await jobs.take_over([], CursorMove(INBOX, 0, 12))
+    assert not await jobs.take_over([], CursorMove(INBOX, 0, 13))
+    assert not await jobs.take_over([], CursorMove(INBOX, 13, 14))
     assert await jobs.cursor(INBOX) == 12
 
 
@@ -73,8 +76,19 @@ async def test_the_cursor_moves_only_from_where_it_was_seen(jobs: Jobs) -> None:
     [replace(INBOX, uidvalidity=8), replace(INBOX, folder="INBOX, 7"), replace(INBOX, account="INBOX", folder="x")],
 )
 async def test_each_mailbox_has_its_own_cursor(jobs: Jobs, other: Mailbox) -> None:
-    await jobs.advance(CursorMove(INBOX, 0, 12))
+    await jobs.begin(INBOX, 12, 1.0)
     assert await jobs.cursor(other) is None
+
+
+async def test_since_when_a_folder_s_mail_is_ours_outlives_its_numbers(jobs: Jobs) -> None:
+    assert await jobs.since(INBOX, 1000.5) is None
+    await jobs.begin(INBOX, 12, 1000.5)
+    after = replace(INBOX, uidvalidity=8)
+    assert await jobs.since(after, 1010.0) == 1000.5
+    await jobs.begin(after, 3, 1010.0)
+    assert await jobs.since(INBOX, 1010.0) == 1000.5
+    assert await jobs.since(replace(INBOX, folder="x"), 1010.0) is None
+    assert await jobs.since(after, 2000.0) == 1940.0, "no longer than jobs are remembered"
 
 
 # Taking over
@@ -108,7 +122,7 @@ async def test_a_job_met_again_is_known_and_the_cursor_moves_all_the_same(jobs: 
 
 
 async def test_a_cursor_that_stands_elsewhere_stores_nothing(jobs: Jobs) -> None:
-    await jobs.advance(CursorMove(INBOX, 0, 3))
+    await jobs.begin(INBOX, 3, 1.0)
     job = a_job()
     assert await jobs.accept(job, CursorMove(INBOX, 4, 5)) == "rewound"
     assert await jobs.cursor(INBOX) == 3

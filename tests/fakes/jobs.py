@@ -48,6 +48,7 @@ class Shelf:
     """What several FakeJobs share."""
 
     cursors: dict[Mailbox, int] = field(default_factory=dict)
+    since: dict[tuple[str, str], float] = field(default_factory=dict)
     jobs: dict[JobId, Job] = field(default_factory=dict)
     threads: dict[ThreadId, Thread] = field(default_factory=dict)
     ids: dict[str, JobId] = field(default_factory=dict)
@@ -66,8 +67,16 @@ class Shelf:
 class FakeJobs:
     """One worker's queue; workers that share a `shelf` share the work. Its clock is the event loop's."""
 
-    def __init__(self, *, owner: str = "fake", lease_seconds: float = 30.0, shelf: Shelf | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        owner: str = "fake",
+        lease_seconds: float = 30.0,
+        retention_seconds: float = 90 * 86400.0,
+        shelf: Shelf | None = None,
+    ) -> None:
         self.shelf = shelf or Shelf()
+        self._retention = retention_seconds
         self._owner = owner
         self._lease = lease_seconds
         self._fences = itertools.count(1)
@@ -75,17 +84,22 @@ class FakeJobs:
     async def cursor(self, mailbox: Mailbox) -> int | None:
         return self.shelf.cursors.get(mailbox)
 
-    async def knows(self, account: str, folder: str) -> bool:
-        return any((mailbox.account, mailbox.folder) == (account, folder) for mailbox in self.shelf.cursors)
+    async def since(self, mailbox: Mailbox, now: float) -> float | None:
+        since = self.shelf.since.get((mailbox.account, mailbox.folder))
+        return None if since is None else max(since, now - self._retention)
 
-    async def advance(self, move: CursorMove) -> bool:
+    async def begin(self, mailbox: Mailbox, uid: int, since: float) -> int:
+        self.shelf.since.setdefault((mailbox.account, mailbox.folder), since)
+        return self.shelf.cursors.setdefault(mailbox, uid)
+
+    def _advance(self, move: CursorMove) -> bool:
         if self.shelf.cursors.get(move.mailbox, 0) != move.seen:
             return False
         self.shelf.cursors[move.mailbox] = move.uid
         return True
 
     async def accept(self, job: Job, move: CursorMove | None) -> Literal["new", "known", "rewound"]:
-        if move and not await self.advance(move):
+        if move and not self._advance(move):
             return "rewound"
         if job.id in self.shelf.jobs:
             return "known"
@@ -99,7 +113,7 @@ class FakeJobs:
         return "new"
 
     async def take_over(self, jobs: Sequence[Job], move: CursorMove) -> bool:
-        moved = await self.advance(move)
+        moved = self._advance(move)
         for job in jobs if moved else ():
             await self.accept(job, None)
         return moved

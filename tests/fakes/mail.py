@@ -1,6 +1,7 @@
 """ports.Inbox and ports.Submission in memory; tests/contracts/ holds them to the promises of the adapters."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from mailagent.core.errors import PermanentError, TemporaryError
@@ -18,22 +19,25 @@ class FakeInbox:
         self.seen: set[int] = set()
         self.fetches: list[list[int]] = []
         self.mails: dict[int, bytes] = {}
+        self.arrived: dict[int, float] = {}
         self._moves = moves
         self._uidnext = 1
         self._uidvalidity = 1
         self._opened = False
         self._news = asyncio.Event()
 
-    def deliver(self, data: bytes) -> int:
-        """A mail arrives; returns its UID."""
+    def deliver(self, data: bytes, at: float | None = None) -> int:
+        """A mail arrives, now or then; returns its UID."""
         uid, self._uidnext = self._uidnext, self._uidnext + 1
         self.mails[uid] = data
+        self.arrived[uid] = time.time() if at is None else at
         self._news.set()
         return uid
 
     def renumber(self) -> None:
         """The mailbox comes back under another UIDVALIDITY."""
         self._uidvalidity += 1
+        self.arrived = dict(enumerate((self.arrived[uid] for uid in self.mails), 1))
         self.mails = dict(enumerate(self.mails.values(), 1))
         self._uidnext = len(self.mails) + 1
         self._opened = False
@@ -48,11 +52,19 @@ class FakeInbox:
         self._opened = not self.away
         return self._mailbox()
 
-    async def first_cursor(self, start: str) -> int:
+    async def first_cursor(self, start: str, now: float) -> tuple[int, float]:
         self._mailbox()
-        newest = max(self.mails, default=0)
         unread = self.mails.keys() - self.seen
-        return {"all": 0, "new": newest, "unseen": min(unread) - 1 if unread else newest}[start]
+        if start == "all":
+            return 0, 0.0
+        if start == "unseen" and unread:
+            return min(unread) - 1, int(self.arrived[min(unread)])
+        return max(self.mails, default=0), now
+
+    async def cursor_at(self, moment: float) -> int:
+        self._mailbox()
+        later = [uid for uid in self.mails if int(self.arrived[uid]) >= int(moment)]
+        return min(later) - 1 if later else max(self.mails, default=0)
 
     async def uids_after(self, uid: int) -> list[int]:
         self._mailbox()

@@ -1,6 +1,7 @@
 """What the job queue promises of Redis alone: it survives losses, forgets in time, and names what is wrong."""
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -54,6 +55,13 @@ async def lose_all_that_is_derived(client: Redis) -> None:
     for kind in ("due", "later", "leases", "tokens", "last", "bell", "index"):
         async for key in client.scan_iter(match=f"{{ma}}:{kind}:*"):
             await client.delete(key)
+
+
+async def test_a_folder_that_was_watched_before_this_was_noted_is_ours_as_long_as_jobs_are_kept(
+    client: Redis, jobs: Jobs
+) -> None:
+    await client.hset("{ma}:cursors", json.dumps([INBOX.account, INBOX.folder, 6]), "12")
+    assert await jobs.since(INBOX, 5000.0) == 4000.0
 
 
 # Losses
@@ -416,7 +424,7 @@ async def test_a_server_that_is_away_is_a_temporary_error(tmp_path: Path) -> Non
 async def test_a_bug_is_not_a_temporary_error(client: Redis, jobs: Jobs) -> None:
     await client.set("{ma}:cursors", "not a hash")
     with pytest.raises(Exception, match="WRONGTYPE"):
-        await jobs.advance(CursorMove(INBOX, 0, 1))
+        await jobs.begin(INBOX, 1, 1.0)
 
 
 # Connecting

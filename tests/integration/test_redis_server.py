@@ -15,7 +15,6 @@ from mailagent.adapters import redis_server
 from mailagent.adapters.redis import RedisJobs, connect
 from mailagent.adapters.redis_server import PrivateRedis
 from mailagent.core.errors import ConfigError, TemporaryError
-from mailagent.ports import CursorMove
 from tests.fakes.jobs import INBOX, a_job, composed
 
 
@@ -75,7 +74,7 @@ async def test_a_kill_loses_nothing_and_the_client_goes_on(server: PrivateRedis)
         jobs = RedisJobs(client, owner="a", lease_seconds=0.1, retention_seconds=60)
         for name in ("j1", "j2", "j3"):
             await jobs.accept(a_job(name, f"t{name}"), None)
-        assert await jobs.advance(CursorMove(INBOX, 0, 3))
+        assert await jobs.begin(INBOX, 3, 1.0) == 3
         first = await jobs.claim("turns", 0)
         assert first
         await jobs.hand_over(first, composed(first.job))

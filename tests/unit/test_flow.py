@@ -568,6 +568,22 @@ async def test_a_new_uidvalidity_loses_nothing_and_answers_nothing_twice(house: 
     assert len(house.replies()) == 2
 
 
+@pytest.mark.parametrize("start", ["new", "unseen", "all"])
+async def test_a_new_uidvalidity_answers_nothing_from_before_the_first_start(house: House, start: str) -> None:
+    for n in range(3):
+        house.inbox.seen.add(house.inbox.deliver(mail(sender=f"{n}@example.org").as_bytes(policy=policy.SMTP), at=n))
+    intake = house.intake(start)
+    await intake.take_new(await house.inbox.open())
+    before = len(house.shelf.jobs)
+    assert before == (3 if start == "all" else 0)
+    question = mail()
+    house.inbox.renumber()
+    arrive(house, question)
+    await intake.take_new(await house.inbox.open())
+    assert len(house.shelf.jobs) == before + 1
+    assert house.job(question)
+
+
 class Unfiled(FakeInbox):
     """A server that refuses to file."""
 
