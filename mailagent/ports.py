@@ -161,9 +161,9 @@ class Jobs(Protocol):
         "known": this job was accepted before (the cursor moves all the same); "rewound": the cursor is elsewhere,
         nothing was stored."""
 
-    async def take_over(self, jobs: Sequence[Job], move: CursorMove) -> bool:
-        """Accept these jobs in their order and move the cursor past the messages they are for, in one step. False when
-        the cursor stands elsewhere: nothing was stored."""
+    async def take_over(self, jobs: Sequence[Job], move: CursorMove) -> Collection[JobId] | None:
+        """Accept these jobs in their order and move the cursor past the messages they are for, in one step; returns
+        those that are new. None when the cursor stands elsewhere: nothing was stored."""
 
     async def thread_of(self, message_ids: Sequence[str]) -> Thread | None:
         """The thread in which the first known of these Message-IDs was sent or received."""

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from mailagent.adapters.redis_client import connect, script, store_errors
 from mailagent.core.errors import ConfigError, LeaseLostError
 from mailagent.core.job import PLACES, Bounced, Composed, Job, Sending, Sent, decode, encode
-from mailagent.core.values import Mailbox, Thread, ThreadId
+from mailagent.core.values import JobId, Mailbox, Thread, ThreadId
 from mailagent.ports import LANES, Claim, CursorMove, Lane, Listed
 
 __all__ = ["PREFIX", "Redis", "RedisJobs", "connect", "script", "store_errors"]
@@ -96,13 +96,12 @@ class RedisJobs:
             return "rewound"
         return "new" if news else "known"
 
-    async def take_over(self, jobs: Sequence[Job], move: CursorMove) -> bool:
-        return await self._accept(jobs, move) is not None
+    async def take_over(self, jobs: Sequence[Job], move: CursorMove) -> Collection[JobId] | None:
+        return await self._accept(jobs, move)
 
-    async def _accept(self, jobs: Sequence[Job], move: CursorMove | None) -> int | None:
-        """How many of the jobs are new; None when the cursor is elsewhere."""
+    async def _accept(self, jobs: Sequence[Job], move: CursorMove | None) -> Collection[JobId] | None:
         values = [value for job in jobs for value in self._new(job)]
-        news: int | None = await self._run("accept", *(_move(move) if move else ("", 0, 0)), *values)
+        news: list[JobId] | None = await self._run("accept", *(_move(move) if move else ("", 0, 0)), *values)
         return news
 
     def _new(self, job: Job) -> tuple[str, ...]:

@@ -32,11 +32,16 @@ class Admission:
         notice = self._notice(mail, thread, spent)
         history = (Stamp("received", mail.received_at), Stamp("parsed", mail.parsed_at))
         job = new_job(mailbox, mail.uid, mail.inbound, mail.message, thread, notice.reason if notice else "", history)
-        if notice and not await self.ledger.may_tell(job.sender, notice.kind, job.id, mail.parsed_at):
+        if notice and not await self._may_tell(job, notice, mail.parsed_at):
             return Aside(mail.uid, "refused", f"from {job.sender}: was told today: {notice.kind}")
         if self.cc and not notice:
             return replace(job, colleagues=colleagues(mail.inbound, self.rules, self.own))
         return job
+
+    async def _may_tell(self, job: Job, notice: Notice, now: float) -> bool:
+        """Whether the job may tell it. One that was met before tells nothing more, and must not keep others from it."""
+        known = await self.jobs.find(job.id)
+        return known is not None or await self.ledger.may_tell(job.sender, notice.kind, job.id, now)
 
     async def _thread(self, inbound: Inbound) -> Thread | None:
         """The thread that the mail may continue: by a token of ours, else by Message-IDs."""

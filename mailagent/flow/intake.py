@@ -142,9 +142,10 @@ class Intake:
         ]
         await self._mark_returned(group)
         jobs = [one for one in judged if isinstance(one, Job)]
-        if not await self.jobs.take_over(jobs, move):
+        news = await self.jobs.take_over(jobs, move)
+        if news is None:
             return False
-        answered = [(job.sender, job.id) for job in jobs if not _refused(job)]
+        answered = [(job.sender, job.id) for job in jobs if job.id in news and not _refused(job)]
         if answered:
             await self.ledger.took(answered, self.clock.now())
         for one in judged:

@@ -11,11 +11,12 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from imapclient import IMAPClient
 
 from mailagent.core.job import Job
+from mailagent.core.values import JobId
 from mailagent.ports import CursorMove
 from tests.bench.account import HOST, PASSWORD, USER, Account, account, delivered, request
 from tests.unprivileged import go_on
@@ -55,7 +56,7 @@ def note_accepted(at: Account) -> asyncio.Queue[float]:
     accepted: asyncio.Queue[float] = asyncio.Queue()
     take_over = at.parts.jobs.take_over
 
-    async def noted(jobs: Sequence[Job], move: CursorMove) -> bool:
+    async def noted(jobs: Sequence[Job], move: CursorMove) -> Collection[JobId] | None:
         result = await take_over(jobs, move)
         for _ in jobs:
             accepted.put_nowait(time.perf_counter())

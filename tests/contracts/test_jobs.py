@@ -65,9 +65,9 @@ async def test_a_mailbox_never_seen_has_no_cursor_and_starts_at_0(jobs: Jobs) ->
 
 
 async def test_the_cursor_moves_only_from_where_it_was_seen(jobs: Jobs) -> None:
-    assert await jobs.take_over([], CursorMove(INBOX, 0, 12))
-    assert not await jobs.take_over([], CursorMove(INBOX, 0, 13))
-    assert not await jobs.take_over([], CursorMove(INBOX, 13, 14))
+    assert await jobs.take_over([], CursorMove(INBOX, 0, 12)) == []
+    assert await jobs.take_over([], CursorMove(INBOX, 0, 13)) is None
+    assert await jobs.take_over([], CursorMove(INBOX, 13, 14)) is None
     assert await jobs.cursor(INBOX) == 12
 
 
@@ -119,6 +119,12 @@ async def test_a_job_met_again_is_known_and_the_cursor_moves_all_the_same(jobs: 
     await jobs.finish(claim, sent(composed(a_job())))
     assert await jobs.accept(later, CursorMove(INBOX, 6, 7)) == "known"
     assert await jobs.claim("turns", 0) is None
+
+
+async def test_taking_over_says_which_jobs_are_new(jobs: Jobs) -> None:
+    await jobs.accept(a_job("j1"), None)
+    taken = await jobs.take_over([a_job("j2"), a_job("j1"), a_job("j3"), a_job("j2")], CursorMove(INBOX, 0, 5))
+    assert taken == ["j2", "j3"]
 
 
 async def test_a_cursor_that_stands_elsewhere_stores_nothing(jobs: Jobs) -> None:

@@ -128,7 +128,7 @@ class Histories(RuleBasedStateMachine):
     def arrive_together(self, into: list[ThreadId], moved: bool) -> None:
         jobs = [a_job(f"j{len(self.stored) + number}", thread) for number, thread in enumerate(into)]
         move = CursorMove(INBOX, self.cursor + moved, self.cursor + len(jobs))
-        assert self.run(self.jobs.take_over(jobs, move)) == (not moved)
+        assert self.run(self.jobs.take_over(jobs, move)) == (None if moved else [job.id for job in jobs])
         if not moved:
             self.cursor = move.uid
             for job in jobs:

@@ -112,11 +112,10 @@ class FakeJobs:
         self._store(job)
         return "new"
 
-    async def take_over(self, jobs: Sequence[Job], move: CursorMove) -> bool:
-        moved = self._advance(move)
-        for job in jobs if moved else ():
-            await self.accept(job, None)
-        return moved
+    async def take_over(self, jobs: Sequence[Job], move: CursorMove) -> Collection[JobId] | None:
+        if not self._advance(move):
+            return None
+        return [job.id for job in jobs if await self.accept(job, None) == "new"]
 
     async def thread_of(self, message_ids: Sequence[str]) -> Thread | None:
         jobs = [self.shelf.ids[message_id] for message_id in message_ids if message_id in self.shelf.ids]

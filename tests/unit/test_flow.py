@@ -18,7 +18,7 @@ from mailagent.adapters.host import share
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.job import Bounced, Held, Job, Merged, Sent
-from mailagent.core.quota import Account, Limits, Payer, Spend, daily
+from mailagent.core.quota import DAY, Account, Limits, Payer, Spend, daily
 from mailagent.core.render import Style
 from mailagent.core.screen import Rule
 from mailagent.core.token import Key
@@ -582,6 +582,21 @@ async def test_a_new_uidvalidity_answers_nothing_from_before_the_first_start(hou
     await intake.take_new(await house.inbox.open())
     assert len(house.shelf.jobs) == before + 1
     assert house.job(question)
+
+
+async def test_a_mail_that_is_met_again_is_neither_counted_nor_told_again(house: House) -> None:
+    await house.deliver(mail())
+    await house.deliver(mail(files=[], sender=COLLEAGUE))
+    await house.settle()
+    assert isinstance(house.clock, Ticking)
+    house.clock.skip(DAY)
+    house.ledger = FakeLedger()  # which forgets in two days
+    house.inbox.renumber()
+    await house.intake().take_new(await house.inbox.open())
+    assert (house.ledger.mails, house.ledger.told) == ({}, {})
+    await house.deliver(mail("Without data?", files=[], sender=COLLEAGUE))
+    await house.settle()
+    assert len(house.replies()) == 3
 
 
 class Unfiled(FakeInbox):

@@ -1,4 +1,4 @@
--- Stores new jobs and moves the cursor, or neither: returns how many are new, or nil when the cursor stands elsewhere.
+-- Stores new jobs and moves the cursor, or neither: returns those that are new, or nil when the cursor stands elsewhere.
 -- The cursor moves last, so that a message is fetched again rather than lost.
 local cursor, seen, uid = ARGV[1], ARGV[2], ARGV[3]
 
@@ -24,11 +24,11 @@ end
 if cursor ~= '' and (redis.call('HGET', key('cursors'), cursor) or '0') ~= seen then
   return false
 end
-local news = 0
+local news = {}
 for at = 4, #ARGV, 6 do
   if redis.call('EXISTS', key('job', ARGV[at])) == 0 then
     accept(unpack(ARGV, at, at + 5))
-    news = news + 1
+    table.insert(news, ARGV[at])
   end
 end
 if cursor ~= '' then
