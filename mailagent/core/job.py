@@ -72,10 +72,11 @@ class Sent:
 @dataclass(frozen=True, slots=True)
 class Bounced:
     """The reply was made and not delivered: the mail server refused it, or took it and another one sent it back
-    (RFC 3464)."""
+    (RFC 3464). `done` are those who got it all the same."""
 
     composed: Composed
     reason: str
+    done: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ class Job:
         match stage:
             case Answered(made) | Composed(made):
                 return (self.message, made)
-            case Sending(composed) | Sent(composed, _) | Bounced(composed, _):
+            case Sending(composed) | Sent(composed, _) | Bounced(composed):
                 return (self.message, composed.message)
             case _:
                 return (self.message,)

@@ -14,12 +14,13 @@ def held(job: Job, now: float) -> Job:
 
 
 def released(job: Job, now: float) -> Job:
-    """On its way again from where it was held; a reply that bounced is sent again as it is."""
+    """On its way again from where it was held; a reply that bounced is sent again as it is, to those who did not get
+    it."""
     match job.stage:
         case Held(_, before) if isinstance(before, Waiting) and not is_uncertain(before):
             return _again(job, before, "released", now)
-        case Bounced(composed):
-            return _again(job, composed, "released", now)
+        case Bounced(composed, done=done):
+            return _again(job, Sending(composed, 0, done) if done else composed, "released", now)
         case _:
             raise _no(job, "cannot be released")
 

@@ -34,21 +34,31 @@ class Delivery:
 
     async def step(self, claim: Claim) -> None:
         """Send one reply: whose envelope is under way is saved before the server sees it, its answer after; then comes
-        the Sent copy, which a daemon that dies here makes at its next start."""
+        the Sent copy, which a daemon that dies here makes at its next start. TemporaryError when the server has put it
+        off for somebody, once it was asked for all."""
         sending = await self._settled(claim, _where(claim.job.stage))
         if sending is None:
             return
         job, composed = claim.job, sending.composed
         data = await self.blobs.get(composed.message)
+        put_off: list[TemporaryError] = []
         for recipient in composed.recipients:
             if recipient in sending.done:
                 continue
             sending = replace(sending, attempt=sending.attempt + 1, to=recipient)
             job = job.at(sending, "sending", self.clock.now())
             await self.jobs.save(claim, job)
-            response = await self._send(claim, job, sending, data) or sending.response
+            try:
+                response = await self._send(claim, job, sending, data) or sending.response
+            except TemporaryError as error:
+                if error.uncertain:
+                    raise
+                put_off.append(error)
+                continue
             sending = replace(sending, done=(*sending.done, recipient), to="", response=response)
             await self._record(claim, replace(job, stage=sending))
+        if put_off:
+            raise put_off[0]
         log.info("sent job=%s to=%s: %s", job.id, ", ".join(composed.recipients), sending.response)
         await self._file_sent(job.id, self._outgoing(composed, composed.recipients[0], data))
         await self.jobs.finish(claim, self._sent(job, composed, sending.response))
@@ -136,8 +146,10 @@ class Delivery:
         match claim.job.stage:
             case Sending() as sending if sending.to:
                 await self._hold(claim, f"it is uncertain whether {sending.to} got it: {reason}", sending)
-            case (Composed() as composed) | Sending(composed=composed):
-                await self.jobs.finish(claim, claim.job.at(Bounced(composed, reason), "bounced", now))
+            case Composed() | Sending() as stage:
+                sending = _where(stage)
+                bounced = Bounced(sending.composed, reason, sending.done)
+                await self.jobs.finish(claim, claim.job.at(bounced, "bounced", now))
             case _:
                 await self.jobs.finish(claim, claim.job.at(Dead(reason), "dead", now))
 

@@ -9,6 +9,7 @@ import pytest
 
 from mailagent.core.errors import TemporaryError
 from mailagent.core.job import Bounced, Held, Received, Sending, Sent, decode, encode
+from mailagent.core.operator import released
 from mailagent.core.values import Outgoing
 from mailagent.flow.delivery import PATIENCE_SECONDS
 from mailagent.flow.worker import INTERRUPTIONS
@@ -162,6 +163,37 @@ async def test_after_five_days_a_reply_has_bounced(house: House) -> None:
     assert isinstance(stage, Bounced)
     assert "451" in stage.reason
     assert not any(house.shelf.lanes["delivery"])
+
+
+class Full(FakeSubmission):
+    """A server that has no room for one of the recipients, until there `is_room`."""
+
+    is_room = False
+
+    async def send(self, outgoing: Outgoing) -> str:
+        if outgoing.recipient == COLLEAGUE and not self.is_room:
+            raise TemporaryError("452 the mailbox is full")
+        return await super().send(outgoing)
+
+
+async def test_who_is_put_off_keeps_the_reply_from_nobody_and_alone_gets_it_again(house: House) -> None:
+    house.submission = submission = Full()
+    question, last = mail(), "last@example.org"
+    question["Cc"] = f"{COLLEAGUE}, {last}"
+    await house.deliver(question)
+    async with house.running():
+        await until(lambda: house.job(question).attempts >= 2)
+        assert isinstance(house.clock, Ticking)
+        house.clock.skip(PATIENCE_SECONDS)
+        await until(lambda: isinstance(house.job(question).stage, Bounced))
+    job = house.job(question)
+    assert decode(encode(job)) == job
+    assert [sent.recipient for sent in submission.sent] == [CUSTOMER, last]
+    submission.is_room = True
+    assert await house.jobs.change(job, released(job, house.clock.now()))
+    await house.settle()
+    assert [sent.recipient for sent in submission.sent] == [CUSTOMER, last, COLLEAGUE]
+    assert isinstance(house.job(question).stage, Sent)
 
 
 async def test_a_slow_mail_server_holds_no_place_of_the_agent(house: House) -> None:
