@@ -19,6 +19,7 @@ from mailagent.ports import HEAD_BYTES, Folder, Head
 
 T = TypeVar("T")
 
+PLACES = ("new", *get_args(Folder))
 BLOCK = 1000
 """How many numbers are set aside at once: a number must never come twice, even when all the files are gone."""
 
@@ -32,13 +33,15 @@ class Spool:
         self.news = asyncio.Event()
         self._directory = directory
         self._new = directory / "new"
-        for name in ("new", *get_args(Folder)):
+        for name in PLACES:
             (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in self._new.glob(".*"):  # a crash came before its sender's server was told anything
             left.unlink()
         self.uidvalidity = _kept(directory / "uidvalidity", time.time_ns() // 1000)
         self._set_aside = _kept(directory / "set-aside", 0)
         self._next = self._set_aside + 1
+        self.taken = max((number for name in get_args(Folder) for number in _numbers(directory / name)), default=0)
+        """The highest number that is known to be taken over."""
         self._naming = threading.Lock()
 
     def draft(self) -> BinaryIO:
@@ -83,33 +86,43 @@ class Spool:
 
     def numbers(self) -> list[int]:
         """The messages that were not handled yet, ascending."""
-        return sorted(int(name) for name in os.listdir(self._new) if name.isdecimal())  # noqa: PTH208 - no stat
+        return sorted(_numbers(self._new))
+
+    def after(self, number: int) -> list[int]:
+        """The messages above this one, the last that was taken over, ascending; also those that were handled, if the
+        store has lost that, and their jobs with it."""
+        places = ("new",) if number >= self.taken else PLACES
+        self.taken = max(self.taken, number)
+        return sorted(each for name in places for each in _numbers(self._directory / name) if each > number)
 
     def head(self, number: int) -> Head | None:
         """What is asked of the message first; None when it is gone."""
-        try:
-            with (self._new / str(number)).open("rb") as file:
+        for path in _paths(self._directory, number):
+            with suppress(FileNotFoundError), path.open("rb") as file:
                 return Head(number, os.fstat(file.fileno()).st_size, file.read(HEAD_BYTES))
-        except FileNotFoundError:
-            return None
+        return None
 
     def read(self, number: int) -> bytes | None:
         """The message; None when it is gone."""
-        try:
-            return (self._new / str(number)).read_bytes()
-        except FileNotFoundError:
-            return None
+        for path in _paths(self._directory, number):
+            with suppress(FileNotFoundError):
+                return path.read_bytes()
+        return None
 
     def file(self, numbers: Sequence[int], folder: Folder) -> None:
         """Put handled messages away; one that is gone is no error."""
+        self.taken = max([self.taken, *numbers])
         for number in numbers:
-            with suppress(FileNotFoundError):
-                (self._new / str(number)).rename(self._directory / folder / str(number))
+            for path in _paths(self._directory, number):
+                with suppress(FileNotFoundError):
+                    path.rename(self._directory / folder / str(number))
 
     def forget(self, before: float) -> int:
-        """Remove what came before this moment (Unix seconds) and was handled; returns how many."""
+        """Remove what came before this moment (Unix seconds) and was taken over, whether or not a crash kept it from
+        being filed; returns how many."""
         removed = 0
-        for path in [path for folder in get_args(Folder) for path in (self._directory / folder).iterdir()]:
+        left = [self._new / str(number) for number in self.numbers() if number <= self.taken]
+        for path in left + [path for folder in get_args(Folder) for path in (self._directory / folder).iterdir()]:
             with suppress(FileNotFoundError):  # a purge removes them, too
                 if path.stat().st_mtime < before:
                     path.unlink()
@@ -118,14 +131,13 @@ class Spool:
 
 
 def drop(directory: Path, mailbox: Mailbox, number: int) -> None:
-    """Remove a handled message of this mailbox, if it is in the spool in this directory."""
+    """Remove a message of this mailbox that was taken over, if it is in the spool in this directory."""
     try:
         ours = (directory / "uidvalidity").read_text() == str(mailbox.uidvalidity)
     except FileNotFoundError:
         return
-    if ours:
-        for folder in get_args(Folder):
-            (directory / folder / str(number)).unlink(missing_ok=True)
+    for path in _paths(directory, number) if ours else ():
+        path.unlink(missing_ok=True)
 
 
 class SpoolInbox:
@@ -142,16 +154,16 @@ class SpoolInbox:
         return self._mailbox
 
     async def first_cursor(self, start: str, now: float) -> tuple[int, float]:  # noqa: ARG002
-        """0 for every `start`: nothing lies in a spool but what was accepted for us and waits."""
-        return 0, 0.0
+        """The highest number that was taken over, for every `start`: all above it was accepted for us and waits."""
+        return self._spool.taken, 0.0
 
     async def cursor_at(self, moment: float) -> int:  # noqa: ARG002
-        """0: in a spool that was made anew all is new."""
-        return 0
+        """The same, for every `moment`."""
+        return self._spool.taken
 
     async def uids_after(self, uid: int) -> list[int]:
         """See ports.Inbox."""
-        return [number for number in await self._in_thread(self._spool.numbers) if number > uid]
+        return await self._in_thread(lambda: self._spool.after(uid))
 
     async def heads(self, uids: Sequence[int]) -> list[Head]:
         """See ports.Inbox."""
@@ -184,6 +196,15 @@ class SpoolInbox:
             return await asyncio.to_thread(call)
         except OSError as error:
             raise TemporaryError(f"spool: {error.strerror}") from error
+
+
+def _numbers(directory: Path) -> list[int]:
+    return [int(name) for name in os.listdir(directory) if name.isdecimal()]  # noqa: PTH208 - no stat
+
+
+def _paths(directory: Path, number: int) -> list[Path]:
+    """Where a message may be."""
+    return [directory / name / str(number) for name in PLACES]
 
 
 def _kept(path: Path, first: int) -> int:

@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from mailagent.adapters.spool import BLOCK, Spool, SpoolInbox
+from mailagent.adapters.spool import BLOCK, Spool, SpoolInbox, drop
 from mailagent.core.errors import TemporaryError
+from mailagent.ports import Folder
 from tests.contracts.test_inbox import (
     message,
     test_a_large_mail_is_told_by_its_beginning,
@@ -22,7 +24,6 @@ from tests.contracts.test_inbox import (
     test_changed_returns_at_news_each_time,
     test_close_may_be_called_at_any_time,
     test_fetch_gives_the_bytes_and_leaves_them_unread,
-    test_filed_mail_is_moved_to_its_folder,
     test_filing_what_is_gone_is_no_error,
     test_many_fetches_at_once_do_not_mix,
     test_nothing_works_before_open,
@@ -40,7 +41,6 @@ __all__ = [
     "test_changed_returns_at_news_each_time",
     "test_close_may_be_called_at_any_time",
     "test_fetch_gives_the_bytes_and_leaves_them_unread",
-    "test_filed_mail_is_moved_to_its_folder",
     "test_filing_what_is_gone_is_no_error",
     "test_many_fetches_at_once_do_not_mix",
     "test_nothing_works_before_open",
@@ -182,7 +182,7 @@ async def test_adding_goes_on_when_who_asked_for_it_has_gone(tmp_path: Path) -> 
 async def test_what_was_handled_is_forgotten_and_what_waits_is_not(tmp_path: Path) -> None:
     async with a_peer(tmp_path) as peer:
         await peer.inbox.open()
-        old, waits, recent = [await peer.deliver(message(n)) for n in range(3)]
+        old, recent, waits = [await peer.deliver(message(n)) for n in range(3)]
         for uid in (old, waits):
             os.utime(tmp_path / "new" / str(uid), (1000, 1000))
         await peer.inbox.file([old], "refused")
@@ -191,7 +191,49 @@ async def test_what_was_handled_is_forgotten_and_what_waits_is_not(tmp_path: Pat
         assert peer.spool.forget(1001.0) == 1
         (tmp_path / "processed" / "0").unlink()
         assert peer.spool.numbers() == [waits]
-        assert [await peer.filed(folder) for folder in ("Processed", "Refused")] == [[message(2)], []]
+        assert [await peer.filed(folder) for folder in ("Processed", "Refused")] == [[message(1)], []]
+
+
+@pytest.mark.parametrize("folder", get_args(Folder))
+async def test_filed_mail_is_moved_and_comes_back_where_the_store_lost_its_job(tmp_path: Path, folder: Folder) -> None:
+    async with a_peer(tmp_path) as peer:
+        await peer.inbox.open()
+        uids = [await peer.deliver(message(n)) for n in range(3)]
+        await peer.inbox.file(uids[:2], folder)
+        assert await peer.filed(folder) == [message(0), message(1)]
+        assert await peer.inbox.uids_after(uids[1]) == uids[2:]
+        assert await peer.inbox.uids_after(uids[0]) == uids[1:]
+        assert [head.data for head in await peer.inbox.heads(uids)] == [message(n) for n in range(3)]
+        assert [raw.data for raw in await peer.inbox.fetch(uids, now=0)] == [message(n) for n in range(3)]
+        await peer.inbox.file([uids[1]], "processed")
+        assert await peer.inbox.uids_after(uids[1]) == uids[2:]
+
+
+async def test_where_the_store_knows_nothing_what_was_handled_is_not_handled_again(tmp_path: Path) -> None:
+    async with a_peer(tmp_path) as peer:
+        await peer.inbox.open()
+        uids = [await peer.deliver(message(n)) for n in range(3)]
+        await peer.inbox.file([uids[0]], "processed")
+        await peer.inbox.file([uids[1]], "refused")
+    async with a_peer(tmp_path) as peer:
+        await peer.inbox.open()
+        cursor, _ = await peer.inbox.first_cursor("all", 1.0)
+        assert (cursor, await peer.inbox.cursor_at(1.0)) == (uids[1], uids[1])
+        assert await peer.inbox.uids_after(cursor) == [uids[2]]
+
+
+async def test_what_a_crash_kept_from_being_filed_is_forgotten_or_purged_all_the_same(tmp_path: Path) -> None:
+    async with a_peer(tmp_path) as peer:
+        uids = [await peer.deliver(message(n)) for n in range(3)]
+        for uid in uids:
+            os.utime(tmp_path / "new" / str(uid), (1000, 1000))
+    async with a_peer(tmp_path) as peer:
+        mailbox = await peer.inbox.open()
+        assert await peer.inbox.uids_after(uids[1]) == [uids[2]]
+        drop(tmp_path, mailbox, uids[0])
+        assert peer.spool.numbers() == uids[1:]
+        assert peer.spool.forget(1001.0) == 1
+        assert peer.spool.numbers() == [uids[2]]
 
 
 async def test_a_directory_that_is_gone_is_a_passing_fault(tmp_path: Path) -> None:
