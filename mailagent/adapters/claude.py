@@ -264,12 +264,12 @@ class ClaudeSession:
 
 def _noting() -> Callable[[str], None]:
     """Logs what the CLI says on its standard error: code inside can write there too, so no more than some lines, each
-    cut and without control characters."""
+    cut."""
     left = iter(range(MAX_NOTED))
 
     def note(line: str) -> None:
         if next(left, None) is not None:
-            log.info("cli: %.500r", line)
+            log.info("cli: %.500s", line)
 
     return note
 

@@ -3,16 +3,33 @@
 import logging
 import os
 import sys
+from copy import copy
 
 PRIORITY = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
+LONGEST = 8000
+"""Characters of a line: fewer than the 48 KB after which the journal takes the rest for a line of its own
+(journald.conf(5), LineMax=)."""
 
 
-class JournalFormatter(logging.Formatter):
-    """`<N>` before the line (sd-daemon(3)); the journal adds time and unit."""
+class OneLineFormatter(logging.Formatter):
+    """What it says is one line, and each line of a traceback is set in: file names and errors hold what strangers and
+    their code wrote, who would break lines, move the cursor, and forge what others said."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line for the journal."""
-        return f"<{PRIORITY.get(record.levelno, 6)}>{super().format(record)}"
+        """The line, and those of the traceback."""
+        shown = copy(record)
+        shown.msg, shown.args = _printable(record.getMessage()), ()
+        line, *traceback = super().format(shown).split("\n")
+        return "\n".join([line, *(f"    {_printable(each)}" for each in traceback)])
+
+
+class JournalFormatter(OneLineFormatter):
+    """`<N>` before each line (sd-daemon(3)); the journal adds time and unit."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The lines for the journal."""
+        mark = f"<{PRIORITY.get(record.levelno, 6)}>"
+        return "\n".join(f"{mark}{line}" for line in super().format(record).split("\n"))
 
 
 def start(level: int = logging.INFO) -> None:
@@ -21,6 +38,12 @@ def start(level: int = logging.INFO) -> None:
     if os.environ.get("JOURNAL_STREAM"):
         handler.setFormatter(JournalFormatter("%(name)s: %(message)s"))
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+        handler.setFormatter(OneLineFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("mailagent").setLevel(level)
+
+
+def _printable(text: str) -> str:
+    """The text as Python would show it in quotes, cut where it is too long: what would not be seen, is."""
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
