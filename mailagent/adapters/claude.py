@@ -25,20 +25,20 @@ from claude_agent_sdk import (
     SessionStore,
     TextBlock,
 )
-from claude_agent_sdk.types import HookEvent
 
 from mailagent import config
 from mailagent.adapters.bubblewrap import remove
 from mailagent.adapters.gateway import Gateway, Meter
 from mailagent.adapters.host import limits
 from mailagent.adapters.sandbox import Held, Sandbox
-from mailagent.adapters.transcripts import OneTranscript, RedisTranscripts
+from mailagent.adapters.snapshots import Look
+from mailagent.adapters.transcripts import Keeping, OneTranscript, RedisTranscripts
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.job import session_id
 from mailagent.core.policy import PLUGIN, PROFILE_SCRIPT, SKILLS, WORKSPACE, Host, Policy
 from mailagent.core.quota import Payer
-from mailagent.core.values import Outcome, Profile, SessionId, Turn, Usage
+from mailagent.core.values import BlobId, Outcome, Profile, SessionId, Turn, Usage
 from mailagent.ports import Workspace
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,13 @@ START_SECONDS = 30.0
 INTERRUPT_SECONDS = 5.0
 MAX_NOTED = 200
 """Lines of the CLI's standard error that one session may put into the log."""
+
+MAX_LINE = 8 << 20
+"""Bytes of a line that the CLI says; as a value it takes up to 24 times as much. An image has 1.4 MB at most there; an
+edit tells the whole file as it was before."""
+
+MAX_LOOKS = 1000
+"""Looks at the workspace in one session: more tools than that are not used in a turn."""
 
 PROFILE_BYTES = 2048
 """What one table's profile may take in the prompt."""
@@ -101,7 +108,8 @@ class ClaudeAgent:
         async with _removed(place), self._gateway.listen(socket, payer) as meter:
             policy = self._policy(Path(workspace.path), socket)
             options = self._options(session, store, place, known=known, skills=skills or SKILLS)
-            options.hooks = self._hooks(workspace, store)
+            writing = HookMatcher(matcher="|".join(WRITING), hooks=[_Keeper(self._workspaces, workspace, store).keep])
+            options.hooks = {"PostToolUse": [writing], "PostToolUseFailure": [writing]}
             client = ClaudeSDKClient(options)
             inside = self._sandbox.launch(place, policy)
             connecting = asyncio.create_task(client.connect())
@@ -123,25 +131,6 @@ class ClaudeAgent:
                 await asyncio.wait({connecting}, timeout=START_SECONDS)
                 await inside.end()
                 await _close(client, connecting)
-
-    def _hooks(self, workspace: Workspace, store: OneTranscript) -> dict[HookEvent, list[HookMatcher]]:
-        """After each tool that may have written files, before the agent goes on, they are looked at. What changed is
-        stored while the model thinks, unless it is too much to hold until then."""
-
-        async def keep(_event: HookInput, tool_use: str | None, _context: HookContext) -> HookJSONOutput:
-            try:
-                look = await self._workspaces.look(workspace)
-            except TemporaryError as error:
-                log.warning("%s: no checkpoint after a tool: %s", workspace.thread, error)
-                return {}
-            keeping = asyncio.create_task(self._workspaces.keep(workspace, look))
-            store.belongs(tool_use or "", keeping)
-            if look.late:
-                await asyncio.wait({keeping})
-            return {}
-
-        writing = HookMatcher(matcher="|".join(WRITING), hooks=[keep])
-        return {"PostToolUse": [writing], "PostToolUseFailure": [writing]}
 
     def _policy(self, root: Path, socket: Path) -> Policy:
         settings = self._settings
@@ -173,9 +162,55 @@ class ClaudeAgent:
             settings=json.dumps(SETTINGS),
             strict_mcp_config=True,
             verbatim_prompts=True,
-            max_buffer_size=32 << 20,
+            max_buffer_size=MAX_LINE,
             stderr=_noting(),
         )
+
+
+class _Keeper:
+    """Keeps a session's workspace after each tool that may have written files.
+
+    Code inside can ask for that too, in the CLI's name, and a look at the files is held in memory until they are kept:
+    so there is one at a time, and while one waits for it, nobody else does."""
+
+    def __init__(self, workspaces: DiskWorkspaces, workspace: Workspace, store: OneTranscript) -> None:
+        self._workspaces = workspaces
+        self._workspace = workspace
+        self._store = store
+        self._left = MAX_LOOKS
+        self._asking = asyncio.Semaphore(2)
+        self._alone = asyncio.Lock()
+        self._keeping: Keeping | None = None
+
+    async def keep(self, _event: HookInput, tool_use: str | None, _context: HookContext) -> HookJSONOutput:
+        """The hook: the agent goes on when it returns."""
+        if self._left and not self._asking.locked():
+            self._left -= 1
+            async with self._asking, self._alone:
+                await self._look(tool_use or "")
+        return {}
+
+    async def _look(self, tool_use: str) -> None:
+        """What changed is stored while the model thinks, unless it is too much to hold until then."""
+        if self._keeping:
+            await asyncio.wait({self._keeping})
+        try:
+            look = await self._workspaces.look(self._workspace)
+        except TemporaryError as error:
+            log.warning("%s: no checkpoint after a tool: %s", self._workspace.thread, error)
+            return
+        self._keeping = asyncio.create_task(self._kept(look))
+        self._store.belongs(tool_use, self._keeping)
+        if look.late:
+            await asyncio.wait({self._keeping})
+
+    async def _kept(self, look: Look) -> BlobId:
+        """The manifest; "" when it could not be stored: then the checkpoint stays the one before."""
+        try:
+            return await self._workspaces.keep(self._workspace, look)
+        except TemporaryError as error:
+            log.warning("%s: no checkpoint after a tool: %s", self._workspace.thread, error)
+            return BlobId("")
 
 
 class ClaudeSession:

@@ -201,15 +201,11 @@ def transcript_of(directory: str, session: SessionId) -> str:
 
 
 async def _manifest(keeping: Keeping | None) -> str:
-    """What was stored; "" when it could not be: then the checkpoint stays the one before."""
+    """What was stored; "" for nothing. Who waits may be cancelled, and it goes on."""
     if keeping is None:
         return ""
     await asyncio.wait({keeping})
-    try:
-        return keeping.result()
-    except TemporaryError as error:
-        log.warning("no checkpoint after a tool: %s", error)
-        return ""
+    return keeping.result()
 
 
 def _results(entry: SessionStoreEntry) -> list[str]:

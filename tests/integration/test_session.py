@@ -18,10 +18,11 @@ from mailagent import config
 from mailagent.adapters import bubblewrap, cgroups, host, redis
 from mailagent.adapters.blobs import DiskBlobs
 from mailagent.adapters.checkpoints import RedisCheckpoints
-from mailagent.adapters.claude import ClaudeAgent, Settings
+from mailagent.adapters.claude import MAX_LINE, ClaudeAgent, Settings
 from mailagent.adapters.gateway import Gateway
 from mailagent.adapters.ledger import RedisLedger
 from mailagent.adapters.redis_server import PrivateRedis
+from mailagent.adapters.snapshots import Look
 from mailagent.adapters.transcripts import RedisTranscripts
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.core.errors import PermanentError, TemporaryError
@@ -29,7 +30,7 @@ from mailagent.core.job import session_id
 from mailagent.core.policy import Host, Policy
 from mailagent.core.quota import Payer, daily
 from mailagent.core.screen import Rule
-from mailagent.core.values import JobId, Outcome, ThreadId, Turn
+from mailagent.core.values import BlobId, JobId, Outcome, ThreadId, Turn
 from mailagent.daemon import limits
 from mailagent.demo.rules import RulesModel
 from mailagent.ports import Workspace
@@ -277,6 +278,44 @@ async def test_code_inside_cannot_keep_the_daemon_busy_in_the_name_of_the_cli(sh
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000  # KB
         at.model._replay = [*([text("after")] * (len(at.model.requests) + 1))]
         assert (await at.turn("hello again")).answer == "after"
+
+
+async def test_code_inside_cannot_have_the_workspace_looked_at_many_times_at_once(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look is held in memory until it is kept, and whoever can write to the CLI's output can ask for one."""
+    frame = {"type": "control_request", "request": {"subtype": "hook_callback", "callback_id": "hook_0", "input": {}}}
+    frames = "\n".join(json.dumps({**frame, "request_id": f"x{number}"}) for number in range(50))
+    ask = f"cat >/proc/$CLAUDE_PID/fd/1 <<'END'\n\n{frames}\nEND"
+    held, most, looks = 0, 0, 0
+    async with desk(short_path, [bash(ask), text("ok")]) as at:
+        look, keep = at.workspaces.look, at.workspaces.keep
+
+        async def looked(workspace: Workspace) -> Look:
+            nonlocal held, most, looks
+            held, looks = held + 1, looks + 1
+            most = max(most, held)
+            return await look(workspace)
+
+        async def kept(workspace: Workspace, seen: Look) -> BlobId:
+            nonlocal held
+            manifest = await keep(workspace, seen)
+            held -= 1
+            return manifest
+
+        monkeypatch.setattr(at.workspaces, "look", looked)
+        monkeypatch.setattr(at.workspaces, "keep", kept)
+        assert (await at.turn("hello")).answer == "ok"
+    assert most == 1
+    assert 2 <= looks < 50
+
+
+async def test_code_inside_cannot_say_a_giant_line(short_path: Path) -> None:
+    say = f"head -c {MAX_LINE + 1} /dev/zero | tr '\\0' x > /proc/$CLAUDE_PID/fd/1"
+    giant = f"kill -STOP $CLAUDE_PID; {say}; kill -CONT $CLAUDE_PID"
+    async with desk(short_path, [bash(giant), text("ok")]) as at:
+        with pytest.raises(TemporaryError, match="buffer size"):
+            await at.turn("hello")
 
 
 async def test_a_model_that_stays_away_is_a_temporary_error_and_the_thread_goes_on(short_path: Path) -> None:
