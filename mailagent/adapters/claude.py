@@ -30,6 +30,7 @@ from mailagent import config
 from mailagent.adapters.bubblewrap import remove
 from mailagent.adapters.gateway import Gateway, Meter
 from mailagent.adapters.host import limits
+from mailagent.adapters.profile import UNREADABLE, read_profile
 from mailagent.adapters.sandbox import Held, Sandbox
 from mailagent.adapters.snapshots import Look
 from mailagent.adapters.transcripts import Keeping, OneTranscript, RedisTranscripts
@@ -61,9 +62,6 @@ edit tells the whole file as it was before."""
 
 MAX_LOOKS = 1000
 """Looks at the workspace in one session: more tools than that are not used in a turn."""
-
-PROFILE_BYTES = 2048
-"""What one table's profile may take in the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +241,8 @@ class ClaudeSession:
         finished = await self._sandbox.run(replace(self._policy, model_socket=""), command, timeout=PROFILE_SECONDS)
         if finished.code != 0:
             log.warning("profile: exit %d: %s", finished.code, finished.errors[-2000:])
-            raise PermanentError("Your files could not be read. Please send them as CSV, XLSX or Parquet.")
-        return _read_profile(finished.output, Path(self._policy.workspace))
+            raise PermanentError(UNREADABLE)
+        return read_profile(finished.output, Path(self._policy.workspace))
 
     async def ask(self, turn: Turn) -> Outcome:
         """Let the agent answer this turn's prompt and report what it said last and what it used."""
@@ -322,27 +320,6 @@ def _raise_unless_done(result: ResultMessage, meter: Meter) -> None:
 
 def _text(event: AssistantMessage) -> str:
     return "\n".join(block.text for block in event.content if isinstance(block, TextBlock))
-
-
-def _read_profile(line: str, workspace: Path) -> Profile:
-    try:
-        report = json.loads(line)
-        tables = tuple(str(name) for name in report["tables"])
-        unreadable = tuple((str(each["file"]), str(each["reason"])) for each in report["unreadable"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise PermanentError("Your files could not be read. Please send them as CSV, XLSX or Parquet.") from error
-    text = _read_capped(workspace / "work" / "profile.md", PROFILE_BYTES * max(1, len(tables) + len(unreadable)))
-    return Profile(text, tables, unreadable)
-
-
-def _read_capped(path: Path, limit: int) -> str:
-    """The file's text: code in the sandbox wrote it, so no link is followed and no more than `limit` bytes are read."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        raise PermanentError("Your files could not be read. Please send them as CSV, XLSX or Parquet.") from error
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(limit).decode("utf-8", "replace")
 
 
 @asynccontextmanager

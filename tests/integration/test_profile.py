@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 import os
 import re
 import zipfile
@@ -424,8 +425,12 @@ def test_a_lost_or_foreign_manifest_is_no_obstacle(tmp_path: Path) -> None:
     place = workspace(tmp_path, {"b.csv": "x,y\n1,2\n"})
     text = profiled(place).text
     whole = (place / "work" / "manifest.json").read_text()
+    many = json.loads(whole)
+    many["files"][0]["tables"] *= 41
     for broken in (
         "[]",
+        "[" * 100_000,
+        json.dumps(many),
         '{"version": 0, "files": []}',
         whole.replace('"notes"', '"x"'),
         whole.replace('"sha256"', '"bytes"'),

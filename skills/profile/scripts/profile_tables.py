@@ -89,8 +89,8 @@ def _manifest(work: Path) -> dict[str, Entry]:
             return {}
         known = {entry["file"]: entry for entry in manifest["files"]}
         _profile(list(known.values()), Path("in"), Path("tables"))
-        complete = all(set(entry) == ENTRY_KEYS for entry in known.values())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        complete = all(set(e) == ENTRY_KEYS and len(e["tables"]) <= MAX_TABLES for e in known.values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, MemoryError):
         return {}
     return known if complete else {}
 
