@@ -117,6 +117,7 @@ class ClaudeAgent:
                     self._sandbox,
                     client,
                     connecting,
+                    store,
                     meter,
                     inside,
                     model=self._settings.model.name,
@@ -220,6 +221,7 @@ class ClaudeSession:
         sandbox: Sandbox,
         client: ClaudeSDKClient,
         connecting: "asyncio.Task[None]",
+        store: OneTranscript,
         meter: Meter,
         inside: Held,
         *,
@@ -232,6 +234,7 @@ class ClaudeSession:
         self._sandbox = sandbox
         self._client = client
         self._connecting = connecting
+        self._store = store
         self._meter = meter
         self._inside = inside
 
@@ -248,6 +251,7 @@ class ClaudeSession:
         """Let the agent answer this turn's prompt and report what it said last and what it used."""
         try:
             await self._connecting
+            await self._store.settle()
             self._inside.seize()
             await self._client.query(turn.prompt)
             outcome = await self._outcome()
@@ -277,6 +281,7 @@ class ClaudeSession:
             match event:
                 case MirrorErrorMessage():
                     checkpointed = False
+                    await self._store.settle()
                 case AssistantMessage():
                     said = _text(event) or said
                 case ResultMessage():

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from claude_agent_sdk import (
     SessionKey,
@@ -18,7 +19,7 @@ from claude_agent_sdk import (
 from redis.asyncio import Redis
 
 from mailagent.adapters.redis import PREFIX, script, store_errors
-from mailagent.core.errors import LeaseLostError, TemporaryError
+from mailagent.core.errors import LeaseLostError, PermanentError, TemporaryError
 from mailagent.core.values import BlobId, SessionId
 from mailagent.ports import Workspace
 
@@ -26,11 +27,23 @@ Keeping = asyncio.Task[BlobId]
 
 log = logging.getLogger(__name__)
 
-MAX_TURN_BYTES = 64 * 1024 * 1024
+MAX_TURN_BYTES = 32 << 20
+MAX_THREAD_BYTES = 32 << 20
+"""What a session may have said before it goes on: all of it is read into memory then, twice."""
+MAX_ENTRY_BYTES = 4 << 20
+"""The largest that the CLI writes is an image that was looked at, with 1.4 MB."""
 MAX_KEPT = 1000
 """Tool uses of one turn whose results may still come: code in the sandbox can claim any number."""
 ENTRY_BYTES = 256
 """What an entry takes beside its text, here and in Redis."""
+VALUE_BYTES = 64
+"""What each value in it takes in memory, beside its text."""
+
+TOO_MUCH = "Your question took more room than one answer may have. Please ask for less at once."
+TOO_LONG = (
+    "This conversation has become longer than one may be.\n\n"
+    "Please begin a new one: write a new mail, instead of a reply, and attach your data again."
+)
 
 BESIDE = re.compile(r"[\w./-]{1,200}", re.ASCII)
 """A name beside the session's own transcript: on resume the SDK makes a file of it."""
@@ -85,9 +98,11 @@ class RedisTranscripts(SessionStore):
             raise LeaseLostError(f"{token} no longer holds {thread}")
 
     async def load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
+        return [json.loads(text) for text in await self._said(key)] or None
+
+    async def _said(self, key: SessionKey) -> list[str]:
         with store_errors():
-            entries = await self._client.lrange(self._key("log", key), 0, -1)
-        return [json.loads(entry) for entry in entries] or None
+            return list(map(str, await self._client.lrange(self._key("log", key), 0, -1)))
 
     async def delete(self, key: SessionKey) -> None:
         with store_errors():
@@ -115,10 +130,12 @@ class _Line:
 
 class OneTranscript(RedisTranscripts):
     """One session's transcript and no other: what is to be appended comes from the CLI's output, into which code in the
-    sandbox can write, and it may name any session. ValueError for another one, and for more than a turn can say.
+    sandbox can write, and it may name any session. ValueError for another one; PermanentError, in words for the sender,
+    when it is more than it can be.
 
     What cannot be written stays here, in its order, and goes first with whatever comes next: a hole in a transcript
-    would cut off all before it. So an append does not fail because Redis is away; `settle` does."""
+    would cut off all before it. So an append does not fail because Redis is away; `settle` does. For the same reason
+    nothing is taken any more after what was too much."""
 
     def __init__(
         self,
@@ -134,6 +151,8 @@ class OneTranscript(RedisTranscripts):
         self._own = (project, session)
         self._workspace = workspace
         self._left = MAX_TURN_BYTES
+        self._before: dict[str, int] = {}
+        self._refused = ""
         self._beside: set[str] = set()
         self._waiting: list[_Line] = []
         self._writing = asyncio.Lock()
@@ -148,10 +167,14 @@ class OneTranscript(RedisTranscripts):
 
     async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
         self._check(key)
+        if self._refused:
+            raise PermanentError(self._refused)
         lines = [self._line(_path(key), entry) for entry in entries]
-        self._left -= sum(len(line.entry) + ENTRY_BYTES for line in lines)
-        if self._left < 0:
-            raise ValueError(f"more than {MAX_TURN_BYTES} bytes of transcript in one turn")
+        sizes = [_size(line.entry, entry) for line, entry in zip(lines, entries, strict=True)]
+        self._left -= sum(sizes)
+        if self._left < 0 or max(sizes, default=0) > MAX_ENTRY_BYTES:
+            self._refused = TOO_MUCH
+            raise PermanentError(self._refused)
         self._waiting += lines
         try:
             await self.settle()
@@ -159,7 +182,10 @@ class OneTranscript(RedisTranscripts):
             log.warning("%s: %d entries wait to be stored: %s", self._own[1], len(self._waiting), error)
 
     async def settle(self) -> None:
-        """Write what waits. TemporaryError when that cannot be: then the transcript is not whole."""
+        """Write what waits. TemporaryError when that cannot be: then the transcript is not whole. PermanentError when
+        no more is taken."""
+        if self._refused:
+            raise PermanentError(self._refused)
         async with self._writing:
             lines = list(self._waiting)
             for line in lines:
@@ -175,8 +201,14 @@ class OneTranscript(RedisTranscripts):
         return _Line(path, uuid, json.dumps(entry), told[-1] if told else None)
 
     async def load(self, key: SessionKey) -> list[SessionStoreEntry] | None:
+        """What was said before. Where that is too much, nothing can be added to it."""
         self._check(key)
-        return await super().load(key)
+        said = await self._said(key)
+        entries = [json.loads(text) for text in said]
+        self._before[_path(key)] = sum(map(_size, said, entries))
+        if sum(self._before.values()) > MAX_THREAD_BYTES:
+            self._refused = TOO_LONG
+        return entries or None
 
     async def delete(self, key: SessionKey) -> None:
         self._check(key)
@@ -206,6 +238,19 @@ async def _manifest(keeping: Keeping | None) -> str:
         return ""
     await asyncio.wait({keeping})
     return keeping.result()
+
+
+def _size(text: str, entry: SessionStoreEntry) -> int:
+    """What the entry takes in memory, about: of `{}` a million fit into a short text."""
+    values, waiting = 0, [cast("object", entry)]
+    while waiting:
+        each = waiting.pop()
+        values += 1
+        if isinstance(each, dict):
+            waiting += each.values()
+        elif isinstance(each, list):
+            waiting += each
+    return ENTRY_BYTES + len(text) + values * VALUE_BYTES
 
 
 def _results(entry: SessionStoreEntry) -> list[str]:

@@ -10,8 +10,16 @@ from claude_agent_sdk.testing import run_session_store_conformance
 from redis.asyncio import Redis
 
 from mailagent.adapters.redis import connect
-from mailagent.adapters.transcripts import ENTRY_BYTES, MAX_BESIDE, MAX_TURN_BYTES, RedisTranscripts
-from mailagent.core.errors import TemporaryError
+from mailagent.adapters.transcripts import (
+    ENTRY_BYTES,
+    MAX_BESIDE,
+    MAX_ENTRY_BYTES,
+    MAX_THREAD_BYTES,
+    MAX_TURN_BYTES,
+    VALUE_BYTES,
+    RedisTranscripts,
+)
+from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.values import SessionId, ThreadId
 from mailagent.ports import Workspace
 from tests.leases import Leases
@@ -151,5 +159,35 @@ async def test_many_small_entries_are_as_much_as_a_large_one(
     transcripts: RedisTranscripts, workspace: Workspace
 ) -> None:
     own = transcripts.only("/workspace", SESSION, workspace)
-    with pytest.raises(ValueError, match="bytes of transcript"):
+    with pytest.raises(PermanentError, match="more room"):
         await own.append(MAIN, [entry()] * (MAX_TURN_BYTES // ENTRY_BYTES))
+
+
+@pytest.mark.parametrize(
+    "large", [{"text": "x" * MAX_ENTRY_BYTES}, {"values": [{}] * (MAX_ENTRY_BYTES // VALUE_BYTES)}]
+)
+async def test_after_an_entry_that_is_too_large_there_is_no_hole(
+    transcripts: RedisTranscripts, workspace: Workspace, large: dict[str, Any]
+) -> None:
+    own = transcripts.only("/workspace", SESSION, workspace)
+    await own.append(MAIN, [entry("a", text="x" * (MAX_ENTRY_BYTES - 1000))])
+    for batch in ([entry("b"), entry("c", **large)], [entry("d")]):
+        with pytest.raises(PermanentError, match="more room"):
+            await own.append(MAIN, batch)
+    with pytest.raises(PermanentError, match="more room"):
+        await own.settle()
+    again = transcripts.only("/workspace", SESSION, workspace)
+    assert [each.get("uuid") for each in await again.load(MAIN) or []] == ["a"]
+    await again.append(MAIN, [entry("d")])
+    await again.settle()
+
+
+async def test_who_has_said_too_much_may_say_no_more(transcripts: RedisTranscripts, workspace: Workspace) -> None:
+    for key in (MAIN, SUBAGENT):
+        await transcripts.append(key, [entry(text="x" * (MAX_THREAD_BYTES // 2))])
+    own = transcripts.only("/workspace", SESSION, workspace)
+    await own.load(MAIN)
+    await own.settle()
+    await own.load(SUBAGENT)
+    with pytest.raises(PermanentError, match="begin a new one"):
+        await own.settle()

@@ -259,6 +259,22 @@ async def test_a_session_cannot_write_into_another_one_s_transcript(short_path: 
         assert not await at.transcripts.exists("/srv", victim)
 
 
+async def test_a_giant_entry_ends_its_turn_and_the_thread_goes_on(short_path: Path) -> None:
+    """Short as a text, each value takes its place in memory, whenever the session is resumed."""
+    path = f"$CLAUDE_CONFIG_DIR/projects/-srv/{session_id(THREAD)}.jsonl"
+    frame = json.dumps({"type": "transcript_mirror", "filePath": "PATH", "entries": [{"uuid": "x", "a": "VALUES"}]})
+    make = f"""frame = {frame!r}.replace("PATH", sys.argv[1]).replace('"VALUES"', str([{{}}] * 500_000))"""
+    say = "open(sys.argv[2], 'w').write(f'\\n{frame}\\n')"
+    giant = f'python3 - "{path}" /proc/$CLAUDE_PID/fd/1 <<"END"\nimport sys\n{make}\n{say}\nEND'
+    async with desk(short_path, [text("one"), bash(giant), text("lost"), text("after")]) as at:
+        await at.turn("first")
+        with pytest.raises(PermanentError, match="more room"):
+            await at.turn("second", 2)
+        at.model._replay = [*([text("after")] * (len(at.model.requests) + 1))]
+        assert (await at.turn("third", 3)).answer == "after"
+        assert "first" in at.seen(-1)
+
+
 async def test_code_inside_cannot_fill_the_log(short_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     flood = "yes noise | head -n 5000 > /proc/$CLAUDE_PID/fd/2; true"
     with caplog.at_level("INFO", "mailagent.adapters.claude"):
