@@ -3,6 +3,7 @@
 Control groups are not looked for: they go with the unit that they are in (systemd.resource-control(5), Delegate=)."""
 
 import fcntl
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -44,9 +45,30 @@ def _old(paths: list[Path], before: float) -> Iterator[Path]:
 
 
 def _sandboxed(state: Path) -> Iterator[int]:
-    """First processes of sandboxes that show a workspace of ours."""
-    mark = f"\0{state}/threads/".encode()
+    """First processes of sandboxes that show a workspace of ours: by what is mounted there, since code inside can give
+    its process 1 any command line."""
+    mark = f" {_in_file_system(state)}/threads/"
     for entry in PROC.iterdir():
         with suppress(OSError):
-            if entry.name.isdigit() and mark in (entry / "cmdline").read_bytes():
+            if entry.name.isdigit() and _is_first(entry) and mark in _mounts(entry):
                 yield int(entry.name)
+
+
+def _is_first(process: Path) -> bool:
+    """Whether it is number 1 where it runs: with it all others there end (pid_namespaces(7))."""
+    return re.search(r"^NSpid:.*\t\d+\t1$", (process / "status").read_text(), re.MULTILINE) is not None
+
+
+def _in_file_system(directory: Path) -> str:
+    """Its device and its path on that, as mounts of what lies in it are listed elsewhere (proc_pid_mountinfo(5))."""
+    path = re.sub(r"[ \t\n\\]", lambda char: f"\\{ord(char[0]):03o}", str(directory.resolve()))
+    found, longest = "", -1
+    for line in _mounts(PROC / "self").splitlines():
+        device, root, point = (part.rstrip("/") for part in line.split(" ")[2:5])
+        if f"{path}/".startswith(f"{point}/") and len(point) >= longest:
+            found, longest = f"{device} {root}{path[len(point) :]}", len(point)
+    return found
+
+
+def _mounts(process: Path) -> str:
+    return (process / "mountinfo").read_text(errors="surrogateescape")
