@@ -91,7 +91,7 @@ class Gateway:
     async def listen(self, socket: Path, payer: Payer) -> AsyncIterator[Meter]:
         """Serve one session on this unix socket, mode 0600, until the context ends; yields its meter."""
         line = _Line(self, payer)
-        server = web.Server(
+        server = _Server(
             line.answer,
             access_log=None,
             logger=protocol,
@@ -102,7 +102,7 @@ class Gateway:
         )
 
         def accept() -> asyncio.Protocol:
-            return server() if len(server.connections) < MAX_CONNECTIONS else _HangUp()
+            return server() if max(server.given, len(server.connections)) < MAX_CONNECTIONS else _HangUp()
 
         socket.unlink(missing_ok=True)
         listening = await asyncio.get_running_loop().create_unix_server(accept, str(socket))
@@ -114,6 +114,21 @@ class Gateway:
             await server.shutdown(1)
             await line.meter.settled()
             socket.unlink(missing_ok=True)
+
+
+class _Server(web.Server):
+    """Knows how many connections it was given, from the moment when they are accepted: many can be before the first of
+    them is made, and is among `connections` until what was asked on it has ended."""
+
+    given = 0
+
+    def __call__(self) -> web.RequestHandler:
+        self.given += 1
+        return super().__call__()
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        self.given -= 1
+        super().connection_lost(handler, exc)
 
 
 class _Line:

@@ -86,6 +86,14 @@ class Tally:
         usage = holder.get("usage") if isinstance(holder, dict) else None
         if isinstance(usage, dict):
             self._told = self._told or event.get("type") != "message_start"
-            written = usage.get("cache_creation")
-            counts = {**usage, **(written if isinstance(written, dict) else {})}
-            self._seen.update({name: count for name, count in counts.items() if isinstance(count, int) and count >= 0})
+            self._seen.update(_counts(usage))
+
+
+def _counts(usage: dict[str, object]) -> dict[str, int]:
+    """The counts by name. Where the model was asked several times for one answer (iterations), the sum of all, of which
+    the answer's own counts may tell the last."""
+    written, parts = usage.get("cache_creation"), usage.get("iterations")
+    counts = {**usage, **(written if isinstance(written, dict) else {})}
+    found = {name: count for name, count in counts.items() if isinstance(count, int) and count >= 0}
+    all_parts = [_counts(part) for part in (parts if isinstance(parts, list) else []) if isinstance(part, dict)]
+    return {name: max(count, sum(part.get(name, 0) for part in all_parts)) for name, count in found.items()}

@@ -47,6 +47,8 @@ def admit(raw: bytes, model: str, max_tokens: int) -> dict[str, Any]:
     kept = {name: body[name] for name in FIELDS if name in body}
     if "tools" in kept:
         kept["tools"] = _own_tools(kept["tools"])
+    if "context_management" in kept:
+        kept["context_management"] = {"edits": _own_edits(kept["context_management"])}
     wanted = kept.get("max_tokens")
     if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
         raise NotAdmittedError("max_tokens must be a positive whole number")
@@ -71,6 +73,13 @@ def _parsed(raw: bytes) -> object:
 def _own_tools(tools: object) -> list[dict[str, Any]]:
     listed = tools if isinstance(tools, list) else []
     return [tool for tool in listed if isinstance(tool, dict) and tool.get("type", "custom") == "custom"]
+
+
+def _own_edits(management: object) -> list[dict[str, Any]]:
+    """What only leaves something out. To sum up (compact_20260112), the server would ask the model once more."""
+    edits = management.get("edits") if isinstance(management, dict) else None
+    listed = edits if isinstance(edits, list) else []
+    return [edit for edit in listed if isinstance(edit, dict) and str(edit.get("type")).startswith("clear_")]
 
 
 def _reaches_out(value: object) -> bool:

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import logging
+import socket
 import ssl
 import subprocess
 import time
@@ -201,9 +202,19 @@ async def test_a_request_leaves_without_what_reaches_the_network_or_costs_more(s
     hosted = [{"type": "web_search_20250305", "name": "web_search"}, {"type": "mcp_toolset"}, "odd"]
     dear = {"service_tier": "auto", "speed": "fast", "inference_geo": "x", "container": "c", "mcp_servers": [{}]}
     async with Upstream(whole) as upstream, served(upstream.url, short_path / "s", max_tokens=100) as at:
-        asked = {**ASK, **dear, "max_tokens": 10**12, "tools": [*own, *hosted], "thinking": {"type": "adaptive"}}
+        clear, compact = {"type": "clear_tool_uses_20250919"}, {"type": "compact_20260112"}
+        edits = {"context_management": {"edits": [compact, clear, "odd", {}]}}
+        asked = {
+            **ASK,
+            **dear,
+            **edits,
+            "max_tokens": 10**12,
+            "tools": [*own, *hosted],
+            "thinking": {"type": "adaptive"},
+        }
         assert (await at.post(asked))[0] == 200
-        assert upstream.asked[0][1] == {**ASK, "max_tokens": 100, "tools": own, "thinking": {"type": "adaptive"}}
+        kept = {"tools": own, "thinking": {"type": "adaptive"}, "context_management": {"edits": [clear]}}
+        assert upstream.asked[0][1] == {**ASK, "max_tokens": 100, **kept}
 
 
 def _within(content: Any) -> dict[str, Any]:
@@ -559,6 +570,25 @@ async def test_connections_too_many_are_closed(short_path: Path) -> None:
         await asyncio.gather(*ended, return_exceptions=True)
         await until(lambda: not [task for task in ended if not task.done()])
         assert (await at.post())[0] == 200
+
+
+async def test_connections_too_many_at_once_are_closed_too(short_path: Path) -> None:
+    """All of them before the first is taken up."""
+    async with Upstream(whole) as upstream, served(upstream.url, short_path / "s") as at:
+        ours = [socket.socket(socket.AF_UNIX) for _ in range(90)]
+        for each in ours:
+            each.setblocking(False)
+            each.connect(str(at.socket))
+        await until(lambda: sum(map(_is_closed, ours)) == 74)
+        for each in ours:
+            each.close()
+
+
+def _is_closed(ours: socket.socket) -> bool:
+    try:
+        return ours.recv(1) == b""
+    except BlockingIOError:
+        return False
 
 
 async def test_all_sessions_together_hold_so_much_and_no_more(

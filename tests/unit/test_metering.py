@@ -52,6 +52,15 @@ def test_counts_that_are_none_are_not_counted() -> None:
     assert read(b'{"usage": {"input_tokens": 4}}') == Tokens(input=4)
 
 
+def test_what_was_asked_several_times_for_one_answer_counts_each_time() -> None:
+    parts = [
+        {"type": "compaction", "input_tokens": 180, "output_tokens": 35},
+        {"input_tokens": 23, "output_tokens": 10},
+    ]
+    usage = {"input_tokens": 23, "output_tokens": 10, "cache_read_input_tokens": 7, "iterations": [*parts, "odd"]}
+    assert read(json.dumps({"usage": usage}).encode()) == Tokens(input=203, output=45, cache_read=7)
+
+
 def test_each_kind_of_token_has_its_price() -> None:
     prices = Prices(input=2, output=10, cache_write=3, cache_read=0.5)
     spend = Tokens(input=1, output=10, cache_write=100, cache_hour=1000, cache_read=10_000).spend(prices)
