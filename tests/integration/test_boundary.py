@@ -55,7 +55,7 @@ async def test_a_sandbox_with_a_hole_is_not_served_from(short_path: Path, forgot
 
 async def test_what_may_be_better_in_a_moment_is_tried_again(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that ends with a fault of its settings is not started again."""
-    monkeypatch.setattr(watch, "RESERVE", 1 << 60)
+    monkeypatch.setattr(watch, "_free", lambda _: 0)
     with pytest.raises(TemporaryError, match="the disk is nearly full"):
         await boundary.check(policy_at(short_path))
 
