@@ -26,7 +26,7 @@ def hides(members: Sequence[int], devices: set[int]) -> bool:
     their way through a socket. Also when there are too many places to look in."""
     end = time.monotonic() + SECONDS
     for process in members:
-        with suppress(OSError), (PROC / str(process) / "maps").open(errors="replace") as mappings:
+        with suppress(OSError), (PROC / str(process) / "maps").open(encoding="latin-1", newline="\n") as mappings:
             for line in mappings:
                 major, minor = (int(part, 16) for part in line.split(maxsplit=4)[3].split(":"))
                 if "(deleted)" in line and os.makedev(major, minor) in devices:
@@ -36,7 +36,7 @@ def hides(members: Sequence[int], devices: set[int]) -> bool:
         with suppress(OSError):
             for descriptor in (PROC / str(process) / "fdinfo").iterdir():
                 with suppress(OSError):
-                    if re.search(r"^scm_fds:\s*[1-9]", descriptor.read_text(), re.MULTILINE):
+                    if any(re.match(r"scm_fds:\s*[1-9]", line) for line in _lines(descriptor)):
                         return True
     return False
 
@@ -70,14 +70,14 @@ def memory_device() -> int:
 
 def available_bytes() -> int:
     """What programs on this machine can still get without swapping, by the kernel's estimate."""
-    lines = (line.split() for line in (PROC / "meminfo").read_text().splitlines())
+    lines = (line.split() for line in _lines(PROC / "meminfo"))
     return next(int(each[1]) << 10 for each in lines if each[0] == "MemAvailable:")
 
 
 def status(process: int, field: str) -> int:
     """The last number of this field of proc(5)'s status; 0 when the process is gone."""
     with suppress(OSError):
-        for line in (PROC / str(process) / "status").read_text().splitlines():
+        for line in _lines(PROC / str(process) / "status"):
             if line.startswith(f"{field}:"):
                 return int(line.split()[-1])
     return 0
@@ -86,6 +86,11 @@ def status(process: int, field: str) -> int:
 def _kilobytes(process: int, file: str) -> dict[str, int]:
     """The fields of a file of the process that are sizes, in bytes."""
     with suppress(OSError):
-        lines = (line.split() for line in (PROC / str(process) / file).read_text().splitlines())
+        lines = (line.split() for line in _lines(PROC / str(process) / file))
         return {each[0].rstrip(":"): int(each[1]) << 10 for each in lines if each[2:] == ["kB"] and each[1].isdigit()}
     return {}
+
+
+def _lines(file: Path) -> list[str]:
+    """Whatever bytes are in the name of a process, which it can choose: only the kernel breaks a line, by LF."""
+    return file.read_bytes().decode("latin-1").split("\n")

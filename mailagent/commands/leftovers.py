@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from mailagent.adapters import processes
 from mailagent.config import Config
 
 PROC = Path("/proc")
@@ -50,13 +51,13 @@ def _sandboxed(state: Path) -> Iterator[int]:
     mark = f" {_in_file_system(state)}/threads/"
     for entry in PROC.iterdir():
         with suppress(OSError):
-            if entry.name.isdigit() and _is_first(entry) and mark in _mounts(entry):
+            if entry.name.isdigit() and _is_first(int(entry.name)) and mark in _mounts(entry):
                 yield int(entry.name)
 
 
-def _is_first(process: Path) -> bool:
+def _is_first(process: int) -> bool:
     """Whether it is number 1 where it runs: with it all others there end (pid_namespaces(7))."""
-    return re.search(r"^NSpid:.*\t\d+\t1$", (process / "status").read_text(), re.MULTILINE) is not None
+    return processes.status(process, "NSpid") == 1
 
 
 def _in_file_system(directory: Path) -> str:

@@ -94,6 +94,19 @@ async def test_memory_that_is_not_given_back_ends_the_sandbox(short_path: Path) 
     assert await ended(short_path, f"exec {HOG}") == watch.TOO_MUCH_MEMORY
 
 
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"1 kB", b"\x0cNSpid: 2", b"a\rPPid: 2", b"\x85\x0c\r \t:"])
+async def test_a_process_may_have_any_name_and_tells_nothing_by_it(short_path: Path, name: bytes) -> None:
+    named = f"import ctypes, time; ctypes.CDLL(None).prctl(15, {name!r}, 0, 0, 0)"
+    policy = policy_at(short_path, **SMALL)
+    (Path(policy.workspace) / "work" / "named.py").write_text(f"{named}\nprint(1, flush=True)\ntime.sleep(1)")
+    (Path(policy.workspace) / "work" / "hog.py").write_text(f"{named}\nroom = bytearray(140 << 20)\ntime.sleep(60)")
+    alone = await bubblewrap.run(policy, ["python3", "work/named.py"], timeout=60)
+    assert alone.output == "1\n"
+    hogs = "for n in 1 2; do (python3 work/hog.py &); done; sleep 5; echo alive"
+    finished = await bubblewrap.run(policy, ["/bin/bash", "-c", f"bash -c {hogs!r}; echo $?"], timeout=60)
+    assert finished.output == "137\n"
+
+
 async def test_files_in_memory_count(short_path: Path) -> None:
     fill = "head -c 60M /dev/zero >/tmp/x; head -c 60M /dev/zero >/dev/shm/x"
     room = {"memory_mb": 350, "tmp_mb": 70, "disk_mb": 200}
