@@ -44,6 +44,6 @@ def start(level: int = logging.INFO) -> None:
 
 
 def _printable(text: str) -> str:
-    """The text as Python would show it in quotes, cut where it is too long: what would not be seen, is."""
-    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    """The text as Python would show it in quotes, cut where that is too long: what would not be seen, is."""
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[: LONGEST + 1])
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"

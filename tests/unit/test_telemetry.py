@@ -53,7 +53,8 @@ def test_in_the_journal_each_line_has_a_priority_of_ours(
     assert rest[1] == "<3>    Traceback (most recent call last):"
 
 
-def test_a_line_is_never_so_long_that_the_journal_breaks_it(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("char", ["\U0001f600", "\U000e0001"])
+def test_a_line_is_never_so_long_that_the_journal_breaks_it(capsys: pytest.CaptureFixture[str], char: str) -> None:
     telemetry.start()
-    logging.getLogger("mailagent.test").warning("%s", "\U0001f600" * 100_000)
+    logging.getLogger("mailagent.test").warning("%s", char * 100_000)
     assert len(capsys.readouterr().err.encode()) < 48 * 1024
