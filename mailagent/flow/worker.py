@@ -87,6 +87,8 @@ class Worker:
         beat = asyncio.create_task(self._beat(claim))
         try:
             await asyncio.wait({work, beat}, return_when=asyncio.FIRST_COMPLETED)
+            if beat.done() and (error := beat.exception()):
+                log.error("job %s: work dropped, its lease cannot be renewed", claim.job.id, exc_info=error)
         except asyncio.CancelledError:
             await _cancelled(work)
             with suppress(LeaseLostError, TemporaryError):
@@ -122,6 +124,8 @@ class Worker:
         if left and not isinstance(left, LeaseLostError | TemporaryError):
             log.error("job %s: could not even be given up", claim.job.id, exc_info=left)
             left = await _failure(self._hold(claim, f"{failure}; and it could not even be given up: {left}"))
+        if isinstance(left, TemporaryError):  # not at once: it would cost another turn
+            left = await _failure(self._put_off(claim))
         if left:
             log.warning("job %s: work dropped, its lease is lost or will run out: %s", claim.job.id, left)
 
@@ -156,10 +160,17 @@ class Worker:
         job = await self._stored(claim)
         job = replace(job, attempts=job.attempts + 1, interrupted=0)
         if self.enough(job):
+            await self.jobs.save(claim, job)  # counted, whatever becomes of giving it up
             await self.give_up(replace(claim, job=job), reason, False)
-            return
-        delay = min(self.retry_seconds * 2 ** min(job.attempts - 1, 20), MAX_DELAY_SECONDS)
-        await self.jobs.retry(claim, job, delay)
+        else:
+            await self._later(claim, job)
+
+    async def _put_off(self, claim: Claim) -> None:
+        await self._later(claim, await self._stored(claim))
+
+    async def _later(self, claim: Claim, job: Job) -> None:
+        delay = min(self.retry_seconds * 2 ** min(max(0, job.attempts - 1), 20), MAX_DELAY_SECONDS)
+        await self.jobs.retry(claim, replace(job, interrupted=0), delay)
 
     async def _give_back(self, claim: Claim) -> None:
         await self.jobs.retry(claim, replace(await self._stored(claim), interrupted=0), 0.0)
