@@ -70,8 +70,10 @@ class RedisJobs:
         """Say once which store of blobs these jobs name. ConfigError when it is another one, where their files are
         not."""
         with store_errors():
-            known = await self._client.set(self._key("blobs"), blobs, nx=True, get=True)
-        if known not in (None, blobs):
+            known = await self._client.get(self._key("blobs"))
+            if known is None:  # where the server is full, it refuses also to set what is set
+                known = str(await self._client.set(self._key("blobs"), blobs, nx=True, get=True) or blobs)
+        if known != blobs:
             raise ConfigError("redis.url: this Redis serves a mailagent with another storage.blobs: share both or none")
 
     async def cursor(self, mailbox: Mailbox) -> int | None:

@@ -131,7 +131,9 @@ def store_errors() -> Iterator[None]:
         raise TemporaryError(f"Redis: {error}") from error
 
 
-def script(client: Redis, *names: str) -> AsyncScript:
-    """The script that is written in these files, one after the other."""
+def script(client: Redis, *names: str, flags: str = "") -> AsyncScript:
+    """The script that is written in these files, one after the other. With the flag allow-oom it runs in a server that
+    is full, too: it must only take away (redis.io/docs/develop/interact/programmability/eval-intro, Script flags)."""
     folder = resources.files("mailagent.adapters") / "redis_scripts"
-    return client.register_script("\n".join((folder / f"{name}.lua").read_text("utf-8") for name in names))
+    text = "\n".join((folder / f"{name}.lua").read_text("utf-8") for name in names)
+    return client.register_script(text.replace("#!lua", f"#!lua flags={flags}", 1))

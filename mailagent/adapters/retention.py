@@ -22,7 +22,7 @@ class RedisRetention:
         self._client = client
         self._blobs = blobs
         self._prefix = prefix
-        self._forget = script(client, "common", "forget")
+        self._forget = script(client, "common", "forget", flags="allow-oom")
 
     async def threads(self) -> AsyncIterator[Kept]:
         with store_errors():
