@@ -4,18 +4,22 @@ import asyncio
 import hashlib
 import itertools
 import json
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from redis.asyncio import Redis
 
 from mailagent.adapters.redis_client import connect, script, store_errors
-from mailagent.core.errors import ConfigError, LeaseLostError
+from mailagent.core.errors import ConfigError, LeaseLostError, PermanentError
 from mailagent.core.job import PLACES, Bounced, Composed, Job, Sending, Sent, decode, encode
 from mailagent.core.values import JobId, Mailbox, Thread, ThreadId
 from mailagent.ports import LANES, Claim, CursorMove, Lane, Listed
+
+log = logging.getLogger(__name__)
 
 __all__ = ["PREFIX", "Redis", "RedisJobs", "connect", "script", "store_errors"]
 
@@ -43,6 +47,8 @@ _SCRIPTS = (
     "change",
 )
 _INDEXES = sorted(set(PLACES.values()) - {""})
+_UNREADABLE_SECONDS = 3600.0
+"""How long a job waits that this version of us cannot read: until an upgrade, say, is made again."""
 _CHUNK = 500
 """How many things one script looks at: about a millisecond in which nobody else is served."""
 
@@ -131,9 +137,15 @@ class RedisJobs:
         until = clock() + wait
         token = f"{self._owner}:{next(self._fences)}"
         while True:
-            first, second = await self._run("claim", lane, token, _milliseconds(self._lease), *but)
-            if isinstance(second, str):  # a thread and its first job; else where the bell stands, and until when
-                return Claim(lane, ThreadId(first), token, decode(second))
+            first, second, *job = await self._run("claim", lane, token, _milliseconds(self._lease), *but)
+            if job:  # of the thread that is first, with the body that is second
+                try:
+                    return Claim(lane, ThreadId(first), token, decode(second))
+                except PermanentError as error:
+                    log.error("job %s: put off for an hour: %s", *job, error)
+                    await self._run("retry", lane, first, token, *job, second, _milliseconds(_UNREADABLE_SECONDS))
+                    continue
+            # Else where the bell stands, and how long until there may be something.
             left = until - clock()
             if left <= 0:
                 return None
@@ -151,7 +163,12 @@ class RedisJobs:
         await self._write("save", claim, job.id, encode(job))
 
     async def waiting(self, claim: Claim) -> tuple[Job, ...]:
-        return tuple(map(decode, await self._run("waiting", claim.lane, claim.thread, claim.job.id)))
+        bodies = await self._run("waiting", claim.lane, claim.thread, claim.job.id)
+        jobs: list[Job] = []
+        with suppress(PermanentError):  # who comes behind one that cannot be read waits with it
+            for body in bodies:
+                jobs.append(decode(body))
+        return tuple(jobs)
 
     async def hand_over(self, claim: Claim, job: Job, merged: Sequence[Job] = ()) -> None:
         if not isinstance(job.stage, Composed):
@@ -204,10 +221,13 @@ class RedisJobs:
     async def listed(self, place: str, limit: int) -> tuple[Listed, ...]:
         lanes = LANES if place == "later" else (place,)
         found = [each for lane in lanes for each in await self._run("listed", place, lane, limit)]
-        listed = [
-            Listed(decode(body), bool(holder), float(due) / 1000 if due else None, holder.partition(":")[0])
-            for body, holder, due in found
-        ]
+        listed = []
+        for body, holder, due in found:
+            try:
+                ends = float(due) / 1000 if due else None
+                listed.append(Listed(decode(body), bool(holder), ends, holder.partition(":")[0]))
+            except PermanentError as error:
+                log.warning("not listed: %s", error)
         if place == "later":
             listed.sort(key=lambda each: each.due or 0.0)
         return tuple(listed[:limit])

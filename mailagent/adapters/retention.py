@@ -38,9 +38,9 @@ class RedisRetention:
         found = set()
         with store_errors():
             async for name in self._client.scan_iter(match=self._key("job", "*"), count=1000, _type="hash"):
-                body = str(await self._client.hget(name, "body") or "")
-                if not but or not body or decode(body).thread not in but:
-                    found |= set(_BLOB.findall(body))
+                body, thread = await self._client.hmget(name, ["body", "thread"])
+                if thread not in but:
+                    found |= set(_BLOB.findall(str(body)))
             start = self._key("checkpoint", "")
             async for name in self._client.scan_iter(match=f"{start}*", count=1000, _type="hash"):
                 if str(name).removeprefix(start) not in but:

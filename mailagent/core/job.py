@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
+from mailagent.core.errors import PermanentError
 from mailagent.core.values import BlobId, JobId, Mailbox, SessionId, ThreadId, Usage
 
 
@@ -206,9 +207,14 @@ def _named(stage: Stage) -> dict[str, object]:
 
 
 def decode(text: str) -> Job:
-    """The job that `encode` wrote. Raises ValueError or KeyError when it is not one."""
-    raw = json.loads(text)
-    return _JOB.validate_python({**raw, "stage": _stage(raw["stage"])})
+    """The job that `encode` wrote. Raises PermanentError when it is not one: another version may have words of its
+    own."""
+    try:
+        raw = json.loads(text)
+        return _JOB.validate_python({**raw, "stage": _stage(raw["stage"])})
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"this version of mailagent cannot read the record {text[:80]!r}: run the one that wrote it"
+        raise PermanentError(reason, for_sender=False) from error
 
 
 def _stage(raw: dict[str, Any]) -> Stage:

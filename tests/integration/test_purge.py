@@ -1,5 +1,6 @@
 """Threads are forgotten with all that was kept of them, and nothing else is."""
 
+import json
 import os
 import time
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from mailagent.adapters.retention import RedisRetention
 from mailagent.adapters.transcripts import RedisTranscripts
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.commands.purge import Wanted, purged
+from mailagent.core.errors import PermanentError
 from mailagent.core.job import Job, session_id
 from mailagent.core.policy import WORKSPACE
 from mailagent.core.quota import Account, Spend
@@ -110,6 +112,34 @@ async def test_a_purged_thread_leaves_nothing_and_the_others_everything(house: H
     assert await house.purge(lambda kept: kept.thread == A) == ([A], [], 3)
     assert await house.state() == before
     assert await house.purge(lambda kept: kept.thread == A) == ([], [], 0)
+
+
+async def test_room_can_be_made_in_a_server_that_is_full(house: House) -> None:
+    await house.thread(B, "b@example.org")
+    before = await house.state()
+    await house.thread(A, "a@example.org")
+    house.age()
+    await house.client.config_set("maxmemory", "1")
+    try:
+        assert await house.purge(lambda kept: kept.thread == A) == ([A], [], 3)
+    finally:
+        await house.client.config_set("maxmemory", "0")
+    assert await house.state() == before
+
+
+async def test_a_record_of_another_version_keeps_its_blobs_and_is_not_taken_for_an_old_one(house: House) -> None:
+    job = await house.thread(A, "a@example.org")
+    await house.thread(B, "b@example.org")
+    house.age()
+    name = f"{{ma}}:job:{job.id}"
+    later = {"message": job.message, "a": "word of tomorrow"}
+    await house.client.hset(name, "body", json.dumps(later))
+    before = await house.state()
+    with pytest.raises(PermanentError, match="cannot read"):
+        await house.purge(lambda kept: kept.thread == B)
+    assert await house.state() == before
+    named = await RedisRetention(house.client, house.blobs).named([B])
+    assert job.message in named
 
 
 async def test_what_was_put_a_short_time_ago_stays(house: House) -> None:

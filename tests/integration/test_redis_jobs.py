@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from mailagent.adapters.redis import RedisJobs, connect
-from mailagent.core.errors import ConfigError, LeaseLostError, TemporaryError
+from mailagent.core.errors import ConfigError, LeaseLostError, PermanentError, TemporaryError
 from mailagent.core.job import Dead
 from mailagent.core.values import ThreadId
 from mailagent.ports import Claim, CursorMove, Jobs
@@ -376,6 +376,32 @@ async def test_two_queues_may_share_a_server(client: Redis, jobs: Jobs) -> None:
 
 
 # Errors
+
+
+async def test_a_record_of_another_version_waits_for_it_and_keeps_nobody_else(
+    client: Redis, jobs: Jobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    for job in (a_job("j1"), a_job("j2"), a_job("j3"), a_job("other", "t2")):
+        await jobs.accept(job, None)
+    ours = {name: str(await client.hget(f"{{ma}}:job:{name}", "body")) for name in ("j1", "j3")}
+    for name in ours:
+        await client.hset(f"{{ma}}:job:{name}", "body", json.dumps({"a": "word of tomorrow"}))
+    claim = await jobs.claim("turns", 0)
+    assert claim
+    assert claim.job.id == "other"
+    assert "job j1: put off for an hour" in caplog.text
+    assert [each.job.id for each in await jobs.listed("turns", 10)] == ["j2", "other"]
+    assert caplog.text.count("not listed") == 2
+    with pytest.raises(PermanentError, match="cannot read"):
+        await jobs.find("j1")
+    assert await jobs.check() == []
+
+    await client.hset("{ma}:job:j1", "body", ours["j1"])
+    await client.zadd("{ma}:later:turns", {"t1": 1})
+    claim = await jobs.claim("turns", 0)
+    assert claim
+    assert claim.job.id == "j1"
+    assert [job.id for job in await jobs.waiting(claim)] == ["j2"]  # and not j3, which cannot be read yet
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
--- Leases the next thread of a lane: {thread, body}. When there is none: {the bell's last entry, milliseconds until a delay
+-- Leases the next thread of a lane: {thread, body, job}. When there is none: {the bell's last entry, milliseconds until a delay
 -- ends or a lease runs out, or -1}, for the caller to wait on. After the lease come the threads that the caller is at work
 -- on: where their lease ran out, it is left for him to renew.
 local lane, token, lease = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -27,7 +27,7 @@ local function take(thread)
   end
   redis.call('ZADD', leases, now + lease, thread)
   redis.call('HSET', key('tokens', lane), thread, token)
-  return { thread, redis.call('HGET', key('job', job), 'body') }
+  return { thread, redis.call('HGET', key('job', job), 'body'), job }
 end
 
 for _, thread in ipairs(redis.call('ZRANGEBYSCORE', later, '-inf', now)) do
