@@ -117,13 +117,14 @@ class Watch:
 
     def _is_member(self, process: int) -> bool:
         """Whether it is in the namespace or, for gVisor, which makes more, comes from one that is."""
-        try:
-            if (PROC / str(process) / "ns" / "pid").stat().st_ino == self._namespace:
-                return True
-        except OSError:
-            return False  # gone, or another user's
-        parent = processes.status(process, "PPid") if self._nested else 0
-        return parent > 1 and self._is_member(parent)
+        while process > 1:
+            try:
+                if (PROC / str(process) / "ns" / "pid").stat().st_ino == self._namespace:
+                    return True
+            except OSError:
+                return False  # gone, or another user's
+            process = processes.status(process, "PPid") if self._nested else 0
+        return False
 
     def _kill_commands(self, members: Sequence[int]) -> None:
         """Kill all but bubblewrap, the agent, and what the agent started itself: shells, which tell it how their
