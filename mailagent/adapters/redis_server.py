@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
-from mailagent.core.errors import ConfigError
+from mailagent.core.errors import ConfigError, TemporaryError
 
 _MISSING = "redis-server (7 or newer) is missing: apt-get install redis-server"
 _SETTINGS = {
@@ -38,7 +38,8 @@ class PrivateRedis:
     async def start(self) -> None:
         """Start it and wait until it has loaded what it kept, however it ended the last time.
 
-        Raises ConfigError when the program is missing or too old, its directory is in use, or it does not start."""
+        Raises ConfigError when the program is missing or too old or does not start, TemporaryError while the directory
+        is in use."""
         program = await find_server(self._program)
         for directory in (self._data, self._socket.parent):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -121,7 +122,8 @@ async def find_server(program: str = "redis-server") -> str:
 
 
 async def _lock(file: BinaryIO) -> None:
-    """Lock a data directory, whose server may be about to end with a daemon that was killed."""
+    """Lock a data directory, whose server may be about to end with a daemon that was killed: it may take longer than
+    this, on a disk that hangs. Two daemons do not come this far, as the state directory is one's own."""
     clock = asyncio.get_running_loop().time
     until = clock() + _LOCK_SECONDS
     while True:
@@ -129,7 +131,7 @@ async def _lock(file: BinaryIO) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if clock() > until:
-                raise ConfigError(f"{file.name} is in use: another mailagent runs on this storage.state_dir") from None
+                raise TemporaryError(f"{file.name} is held by a server that has not ended: start again soon") from None
             await asyncio.sleep(0.05)
         else:
             return
