@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TextIO, TypeVar
 
 from mailagent import stores
 from mailagent.adapters import boundary, bubblewrap, cgroups, host, systemd
@@ -62,6 +62,7 @@ Enough = Callable[[Job], bool]
 DELIVERY_PLACES = 4
 THREADS = 32
 JANITOR_SECONDS = 30.0
+LOCK_SECONDS = 1.0
 HOUR = 3600
 
 
@@ -136,7 +137,7 @@ async def build(config: Config) -> AsyncIterator[Parts]:
     parts_on_host = replace(host.parts(config), control_groups=str(cgroups.delegated() or ""))
     async with AsyncExitStack() as stack:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        stack.enter_context(_alone(state / "lock"))
+        stack.enter_context(alone(state / "lock"))
         _sweep(state, runtime)
         await check_sandbox(config, parts_on_host)
         client, store = await stack.enter_async_context(stores.client(config))
@@ -354,14 +355,24 @@ async def check_sandbox(config: Config, parts_on_host: Host) -> Sequence[str]:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the state directory; ConfigError when another process does."""
+def alone(path: Path) -> Iterator[None]:
+    """Hold the state directory; ConfigError when another process does, and for longer than fsck, which tries the lock
+    (`commands.leftovers`): systemd does not start us again after one."""
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{path.parent} is in use by another mailagent: stop it first") from None
+        end = time.monotonic() + LOCK_SECONDS
+        while not _locked(file):
+            if time.monotonic() > end:
+                raise ConfigError(f"{path.parent} is in use by another mailagent: stop it first")
+            time.sleep(0.05)
         yield
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _sweep(state: Path, runtime: Path) -> None:

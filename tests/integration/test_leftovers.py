@@ -1,13 +1,16 @@
 """What fsck finds of sessions whose daemon is gone."""
 
 import asyncio
+import fcntl
+import threading
 from pathlib import Path
 
 import pytest
 
-from mailagent import config
+from mailagent import config, daemon
 from mailagent.adapters import bubblewrap
 from mailagent.commands.leftovers import leftovers
+from mailagent.core.errors import ConfigError
 from mailagent.core.policy import ANALYSIS, arguments
 from tests.sandboxes import policy_at
 from tests.settings import settings_text
@@ -52,3 +55,19 @@ async def test_a_sandbox_is_found_whatever_it_calls_itself(short_path: Path, nam
     finally:
         outside.kill()
         await outside.wait()
+
+
+def test_a_start_waits_for_one_who_only_looks_and_for_no_other_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lock"
+    with path.open("w") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        monkeypatch.setattr(daemon, "LOCK_SECONDS", 60.0)
+        letting_go = threading.Timer(0.2, fcntl.flock, (looking, fcntl.LOCK_UN))
+        letting_go.start()
+        with daemon.alone(path):
+            letting_go.join()
+            monkeypatch.setattr(daemon, "LOCK_SECONDS", 0.2)
+            with pytest.raises(ConfigError, match="another mailagent"), daemon.alone(path):
+                pass
