@@ -23,18 +23,18 @@ def adopting() -> Iterator[None]:
 
 
 def children(of: int) -> dict[int, str]:
-    """The children of a process, with their command lines; not those that have ended."""
+    """The children of a process, with their command lines; not those that have ended. Any process may have any name."""
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
             continue
         with suppress(OSError, IndexError):
-            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            state, parent = (entry / "stat").read_text("latin-1").rpartition(")")[2].split()[:2]
             if int(parent) != of:
                 continue
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
             if state != "Z":
-                found[int(entry.name)] = command or (entry / "comm").read_text().strip()
+                found[int(entry.name)] = command or (entry / "comm").read_text("latin-1").strip()
     return found
 
 

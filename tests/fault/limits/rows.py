@@ -205,7 +205,7 @@ def _left() -> list[str]:
     lines = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            lines.append(entry.read_text())
+            lines.append(entry.read_text("latin-1"))
         except OSError:
             continue
     return [line for line in lines if f"pass # {MARK}" in line]
