@@ -1,6 +1,6 @@
--- Leases the next thread of a lane: {thread, body, job}. When there is none: {the bell's last entry, milliseconds until a delay
--- ends or a lease runs out, or -1}, for the caller to wait on. After the lease come the threads that the caller is at work
--- on: where their lease ran out, it is left for him to renew.
+-- Leases the next thread of a lane: {thread, body, job}. When there is none: {the bell's last entry, milliseconds until a
+-- delay ends or a lease runs out, or -1}, for the caller to wait on. After the lease come the threads that the caller is at
+-- work on: where their lease ran out, it is left for him to renew.
 local lane, token, lease = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local own = {}
 for at = 4, #ARGV do
