@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from mailagent.adapters import processes
 from mailagent.core.errors import TemporaryError
 
 OURS = "main"
@@ -41,9 +42,9 @@ def delegated() -> Path | None:
 def _own() -> Path | None:
     """The directory of the group that this process is in."""
     with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
-        mounted = next(line.split()[4] for line in lines if line.partition(" - ")[2].startswith("cgroup2 "))
-        group = next(g[3:] for g in Path("/proc/self/cgroup").read_text().splitlines() if g.startswith("0::"))
+        mounts = processes.lines(processes.PROC / "self" / "mountinfo")
+        mounted = next(line.split()[4] for line in mounts if line.partition(" - ")[2].startswith("cgroup2 "))
+        group = next(g[3:] for g in processes.lines(processes.PROC / "self" / "cgroup") if g.startswith("0::"))
         return Path(mounted + group)
     return None
 

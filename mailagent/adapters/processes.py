@@ -36,7 +36,7 @@ def hides(members: Sequence[int], devices: set[int]) -> bool:
         with suppress(OSError):
             for descriptor in (PROC / str(process) / "fdinfo").iterdir():
                 with suppress(OSError):
-                    if any(re.match(r"scm_fds:\s*[1-9]", line) for line in _lines(descriptor)):
+                    if any(re.match(r"scm_fds:\s*[1-9]", line) for line in lines(descriptor)):
                         return True
     return False
 
@@ -70,14 +70,14 @@ def memory_device() -> int:
 
 def available_bytes() -> int:
     """What programs on this machine can still get without swapping, by the kernel's estimate."""
-    lines = (line.split() for line in _lines(PROC / "meminfo"))
-    return next(int(each[1]) << 10 for each in lines if each[0] == "MemAvailable:")
+    fields = (line.split() for line in lines(PROC / "meminfo"))
+    return next(int(each[1]) << 10 for each in fields if each[0] == "MemAvailable:")
 
 
 def status(process: int, field: str) -> int:
     """The last number of this field of proc(5)'s status; 0 when the process is gone."""
     with suppress(OSError):
-        for line in _lines(PROC / str(process) / "status"):
+        for line in lines(PROC / str(process) / "status"):
             if line.startswith(f"{field}:"):
                 return int(line.split()[-1])
     return 0
@@ -86,11 +86,12 @@ def status(process: int, field: str) -> int:
 def _kilobytes(process: int, file: str) -> dict[str, int]:
     """The fields of a file of the process that are sizes, in bytes."""
     with suppress(OSError):
-        lines = (line.split() for line in _lines(PROC / str(process) / file))
-        return {each[0].rstrip(":"): int(each[1]) << 10 for each in lines if each[2:] == ["kB"] and each[1].isdigit()}
+        fields = (line.split() for line in lines(PROC / str(process) / file))
+        return {each[0].rstrip(":"): int(each[1]) << 10 for each in fields if each[2:] == ["kB"] and each[1].isdigit()}
     return {}
 
 
-def _lines(file: Path) -> list[str]:
-    """Whatever bytes are in the name of a process, which it can choose: only the kernel breaks a line, by LF."""
-    return file.read_bytes().decode("latin-1").split("\n")
+def lines(file: Path) -> list[str]:
+    """Of a file of proc(5). Whatever bytes are in a name there, of a process or of where something is mounted: only the
+    kernel breaks a line, by LF."""
+    return os.fsdecode(file.read_bytes()).removesuffix("\n").split("\n")

@@ -10,9 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from mailagent.adapters import processes
+from mailagent.adapters.processes import PROC
 from mailagent.config import Config
-
-PROC = Path("/proc")
 
 
 def leftovers(config: Config) -> list[str]:
@@ -51,7 +50,7 @@ def _sandboxed(state: Path) -> Iterator[int]:
     mark = f" {_in_file_system(state)}/threads/"
     for entry in PROC.iterdir():
         with suppress(OSError):
-            if entry.name.isdigit() and _is_first(int(entry.name)) and mark in _mounts(entry):
+            if entry.name.isdigit() and _is_first(int(entry.name)) and _mounted(entry, mark):
                 yield int(entry.name)
 
 
@@ -60,16 +59,16 @@ def _is_first(process: int) -> bool:
     return processes.status(process, "NSpid") == 1
 
 
+def _mounted(process: Path, mark: str) -> bool:
+    return any(mark in line for line in processes.lines(process / "mountinfo"))
+
+
 def _in_file_system(directory: Path) -> str:
     """Its device and its path on that, as mounts of what lies in it are listed elsewhere (proc_pid_mountinfo(5))."""
     path = re.sub(r"[ \t\n\\]", lambda char: f"\\{ord(char[0]):03o}", str(directory.resolve()))
     found, longest = "", -1
-    for line in _mounts(PROC / "self").splitlines():
+    for line in processes.lines(PROC / "self" / "mountinfo"):
         device, root, point = (part.rstrip("/") for part in line.split(" ")[2:5])
         if f"{path}/".startswith(f"{point}/") and len(point) >= longest:
             found, longest = f"{device} {root}{path[len(point) :]}", len(point)
     return found
-
-
-def _mounts(process: Path) -> str:
-    return (process / "mountinfo").read_text(errors="surrogateescape")

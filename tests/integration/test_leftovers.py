@@ -2,6 +2,9 @@
 
 import asyncio
 import fcntl
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -71,3 +74,20 @@ def test_a_start_waits_for_one_who_only_looks_and_for_no_other_daemon(
             monkeypatch.setattr(daemon, "LOCK_SECONDS", 0.2)
             with pytest.raises(ConfigError, match="another mailagent"), daemon.alone(path):
                 pass
+
+
+def test_what_is_mounted_on_this_host_may_have_any_name(tmp_path: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/\xff \xe2\x80\xa8\x85\x0c 0 0\n1 2 3 4 5 - cgroup2 cgroup2"
+    Path(os.fsdecode(odd)).mkdir()
+    look = "; ".join(
+        (
+            "from pathlib import Path",
+            "from mailagent.adapters import cgroups, processes",
+            "from mailagent.commands import leftovers",
+            "processes.lines(Path('/proc/self/mountinfo'))[-1].index('cgroup2')",
+            "print(cgroups.delegated(), list(leftovers._sandboxed(Path('/nowhere'))))",
+        )
+    )
+    command = ["bwrap", "--dev-bind", "/", "/", "--tmpfs", os.fsdecode(odd), sys.executable, "-c", look]
+    finished = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert (finished.stdout, finished.stderr) == (b"None []\n", b"")
