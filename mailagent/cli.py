@@ -288,9 +288,11 @@ def _give_up_root(path: Path, settings: config.Config, writable: list[Path]) -> 
 
 def _load(path: Path, secrets: Mapping[str, str] = MappingProxyType({})) -> config.Config:
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}: name the settings with --config FILE") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
     return config.load(text, {**secrets, **os.environ}, systemd.credentials(os.environ))
 
 

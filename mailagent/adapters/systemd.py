@@ -7,16 +7,26 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from mailagent.core.errors import ConfigError
+
 START_SECONDS = 60
 """How much longer a start may take, each time that it is said."""
 
 
 def credentials(environment: Mapping[str, str]) -> dict[str, str]:
-    """The text of each file in $CREDENTIALS_DIRECTORY by its name; empty without that directory."""
+    """The text of each file in $CREDENTIALS_DIRECTORY by its name; empty without that directory. ConfigError for one
+    that is not UTF-8."""
     directory = environment.get("CREDENTIALS_DIRECTORY")
     if not directory:
         return {}
-    return {path.name: path.read_text().strip() for path in Path(directory).iterdir() if path.is_file()}
+    return {path.name: _secret(path) for path in Path(directory).iterdir() if path.is_file()}
+
+
+def _secret(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the credential {path.name} is not UTF-8: write it as UTF-8") from error
 
 
 def notify(state: str) -> None:

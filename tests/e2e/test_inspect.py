@@ -145,6 +145,10 @@ async def test_settings_that_are_wrong_are_told(written: Path, short_path: Path)
     code, output, errors = await inspect(written, "--config", short_path / "nowhere.toml", place=short_path)
     assert (code, output) == (2, "")
     assert "name the settings with --config FILE" in errors
+    (short_path / "latin.toml").write_bytes("[mail]\nname = 'Zürich'\n".encode("latin-1"))
+    code, output, errors = await inspect(written, "--config", short_path / "latin.toml", place=short_path)
+    assert (code, output) == (2, "")
+    assert "latin.toml is not UTF-8 at byte 16: save it as UTF-8" in errors
 
 
 async def test_a_mail_over_the_limit_is_refused(settings: Path, written: Path, short_path: Path) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from mailagent.adapters import systemd
 from mailagent.adapters.cgroups import WANTED
 from mailagent.config import SECRETS, Agent, Storage
+from mailagent.core.errors import ConfigError
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 
@@ -84,3 +86,14 @@ def test_secrets_lie_in_a_closed_directory(tmp_path: Path) -> None:
     assert directory.stat().st_mode & 0o777 == 0o700
     paths = {Path(loaded.partition(":")[2]) for loaded in settings("LoadCredential")}
     assert {path.parent for path in paths} == {Path("/") / directory.relative_to(tmp_path)}
+
+
+def test_a_credential_is_utf_8_with_a_mark_or_without(tmp_path: Path) -> None:
+    (tmp_path / "imap-password").write_bytes("Zürich\n".encode())
+    (tmp_path / "smtp-password").write_bytes("Zürich\r\n".encode("utf-8-sig"))
+    found = systemd.credentials({"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert found == {"imap-password": "Zürich", "smtp-password": "Zürich"}
+    (tmp_path / "smtp-password").write_bytes("Zürich\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match="smtp-password is not UTF-8") as caught:
+        systemd.credentials({"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert "rich" not in str(caught.value)
