@@ -25,7 +25,7 @@ def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
     return DiskBlobs(tmp_path / "blobs") if request.param == "disk" else S3Blobs(request.getfixturevalue("bucket"))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(data=st.binary(max_size=4096))
 async def test_what_was_put_can_be_got(blobs: Blobs, data: bytes) -> None:
     blob = await blobs.put(data)

@@ -325,7 +325,7 @@ def test_any_history_keeps_the_promises(store: str, request: pytest.FixtureReque
     class Here(Histories):
         url = request.getfixturevalue("redis_url") if store == "redis" else None
 
-    run_state_machine_as_test(Here, settings=settings(max_examples=40, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(Here, settings=settings(max_examples=40, stateful_step_count=40))
 
 
 SENDERS = [f"{name}@example.org" for name in "abcde"]
@@ -402,7 +402,7 @@ def test_those_who_come_later_hold_nobody_up_for_ever(store: str) -> None:
 
 
 def for_all(here: Callable[[list[str]], Coroutine[Any, Any, None]]) -> None:
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(STEPS)
     def each(steps: list[str]) -> None:
         asyncio.run(here(steps))

@@ -190,7 +190,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS, now=st.floats(MIDNIGHT - HOUR, MIDNIGHT + HOUR))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 async def test_redis_says_what_the_fake_says(redis_server: str, steps: Sequence[Step], now: float) -> None:
     client, _ = await connect(redis_server)
     async with client:

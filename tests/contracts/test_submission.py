@@ -272,7 +272,7 @@ async def test_the_sent_folder_is_out_of_reach(server: ServerPeer) -> None:
 LINES = st.lists(st.one_of(st.just(b"."), st.binary(max_size=30)).map(lambda line: line.translate(None, b"\r\n")))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bodies=st.lists(LINES, min_size=1, max_size=4), ends=st.booleans())
 async def test_every_body_arrives_as_it_was_frozen(bodies: Sequence[list[bytes]], ends: bool) -> None:
     mails = [b"From: agent@mail.test\r\n\r\n" + b"\r\n".join(lines) for lines in bodies]

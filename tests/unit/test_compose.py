@@ -7,7 +7,7 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage, MIMEPart
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mailagent.core.compose import compose, reply_id
@@ -212,7 +212,6 @@ def test_a_boundary_never_ends_a_part() -> None:
     file=st.text(min_size=1, max_size=60),
     media_type=st.one_of(st.text(max_size=20), st.sampled_from(["message/rfc822", "multipart/mixed", "text/csv; x=y"])),
 )
-@settings(deadline=None)
 def test_no_text_of_others_adds_a_field(subject: str, name: str, instance: str, file: str, media_type: str) -> None:
     reply = replace(TEXT, attachments=(Attachment(file, media_type, b"x"),))
     data = composed(reply, replace(PLAIN, subject=subject), name=name, instance=instance)

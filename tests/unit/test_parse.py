@@ -707,7 +707,7 @@ TOKENS = (
 EDIT = st.tuples(st.integers(0, 4_000), st.integers(0, 40), st.one_of(st.sampled_from(TOKENS), st.binary(max_size=8)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(samples()), st.lists(EDIT, min_size=1, max_size=12))
 def test_a_mutated_mail_is_a_value_or_a_permanent_error(raw: bytes, edits: list[tuple[int, int, bytes]]) -> None:
     for at, length, new in edits:
@@ -725,7 +725,7 @@ def test_a_mutated_mail_is_a_value_or_a_permanent_error(raw: bytes, edits: list[
     assert all(re.fullmatch(r"<[\x21-\x7e]{1,250}>", one) for one in found.bounces)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=300))
 def test_no_bytes_make_it_stumble(raw: bytes) -> None:
     try:

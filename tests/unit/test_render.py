@@ -716,7 +716,7 @@ DATA = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(MARKDOWN, st.dictionaries(PATHS, DATA, max_size=6), st.text(max_size=40))
 def test_whatever_the_agent_leaves_the_reply_is_harmless(answer: str, files: dict[str, bytes], words: str) -> None:
     reply = reply_to(answer, files, notice=words, quoted_intro=words, marker=MARKER)

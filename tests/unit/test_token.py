@@ -3,7 +3,7 @@
 from base64 import b32encode
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mailagent.core.token import Key, address_with, make, read, tokens_in
@@ -22,7 +22,6 @@ SENDERS = st.emails().map(str.lower)
 ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 
 
-@settings(deadline=None)
 @given(KEYS, THREADS, TURNS, SENDERS, st.lists(KEYS, max_size=3))
 def test_what_was_made_is_read(key: Key, thread: ThreadId, turn: int, sender: str, others: list[Key]) -> None:
     token = make(key, thread, turn, sender)
@@ -32,7 +31,6 @@ def test_what_was_made_is_read(key: Key, thread: ThreadId, turn: int, sender: st
     assert token == make(key, thread, turn, sender)
 
 
-@settings(deadline=None)
 @given(KEYS, KEYS, THREADS, TURNS, SENDERS, SENDERS)
 def test_another_sender_or_key_is_refused(
     key: Key, other: Key, thread: ThreadId, turn: int, sender: str, stranger: str
@@ -44,7 +42,6 @@ def test_another_sender_or_key_is_refused(
     assert read(token, [], sender) is None
 
 
-@settings(deadline=None)
 @given(THREADS, TURNS, st.integers(0, 36), st.sampled_from(ALPHABET))
 def test_a_change_of_one_character_is_refused(thread: ThreadId, turn: int, place: int, letter: str) -> None:
     token = make(KEY, thread, turn, SENDER)
@@ -58,7 +55,6 @@ def test_the_spare_bit_of_the_last_character_is_checked() -> None:
     assert read(twin, [KEY], SENDER) is None
 
 
-@settings(deadline=None)
 @given(THREADS, THREADS, TURNS)
 def test_the_thread_of_one_token_does_not_go_with_the_signature_of_another(
     one: ThreadId, other: ThreadId, turn: int
@@ -67,7 +63,6 @@ def test_the_thread_of_one_token_does_not_go_with_the_signature_of_another(
     assert (read(first[:21] + second[21:], [KEY], SENDER) is None) is (one != other)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_what_is_no_token_is_read_as_none(text: str) -> None:
     assert read(text, [KEY], SENDER) is None
@@ -110,7 +105,6 @@ def test_what_is_no_token_address_of_ours(recipient: str) -> None:
     assert tokens_in([recipient], OWN) == ()
 
 
-@settings(deadline=None)
 @given(st.text("abc+.-", min_size=1, max_size=40), st.binary(min_size=10, max_size=10))
 def test_the_address_holds_the_token_or_is_too_long(local: str, raw: bytes) -> None:
     own, token = f"{local}@example.test", make(KEY, ThreadId(b32encode(raw).decode().lower()), 3, SENDER)

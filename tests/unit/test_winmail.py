@@ -65,7 +65,7 @@ def test_what_cannot_be_opened_stays_as_it_is(data: bytes) -> None:
     assert parse(mail(data)).attachments == (Attachment("winmail.dat", "application/ms-tnef", data),)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, len(TWO) - 1), st.integers(0, 255)), max_size=6), st.integers(0, len(TWO)))
 def test_a_mutated_file_is_opened_or_kept(edits: list[tuple[int, int]], end: int) -> None:
     data = bytearray(TWO)
