@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
-from mailagent.adapters import seccomp
+from mailagent.adapters import seccomp, trees
 from mailagent.adapters.cgroups import Group
 from mailagent.adapters.sandbox import Finished
 from mailagent.adapters.watch import TICK, Watch
@@ -236,13 +236,12 @@ async def run(
 
 
 async def remove(*paths: Path) -> None:
-    """Remove what code in a sandbox wrote: by programs, since it can nest directories deeper than Python can follow,
-    and with our rights given back, which it can take away."""
-    for command in (("chmod", "-R", "u+rwX", "--"), ("rm", "-rf", "--")):
-        process = await asyncio.create_subprocess_exec(
-            *command, *paths, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
-        )
-        await process.wait()
+    """Remove what code in a sandbox wrote."""
+    for path in paths:
+        try:
+            await asyncio.to_thread(trees.remove, path)
+        except OSError as error:
+            log.warning("%s stays: %s", path, error)
 
 
 async def _capped(stream: asyncio.StreamReader | None) -> bytes:

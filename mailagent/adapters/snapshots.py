@@ -1,19 +1,17 @@
 """A directory as blobs and a manifest that names them, and back; the directory was written by hostile code."""
 
 import asyncio
-import errno
 import logging
 import os
 import stat
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from mailagent.adapters import trees
 from mailagent.core.values import BlobId
 from mailagent.ports import Blobs
 
@@ -21,7 +19,6 @@ log = logging.getLogger(__name__)
 
 OURS = "in/"
 """What code in a sandbox cannot write."""
-MAX_DEPTH = 40
 MAX_FILE_BYTES = 256 * 1024 * 1024
 """A larger file is read nowhere: a sparse one costs the code in the sandbox nothing, and us our memory."""
 
@@ -107,7 +104,7 @@ def look(root: Path, turn: int, marks: Marks, room: int) -> Look:
     held, late, left = {}, [], HELD_BYTES
     for path in files:
         if path not in known and files[path].st_size <= left:
-            held[path] = read(root, path, files[path].st_size)
+            held[path] = trees.read(root, path, files[path].st_size)
             left -= len(held[path])
         elif path not in known:
             late.append(path)
@@ -124,7 +121,7 @@ async def keep(seen: Look, blobs: Blobs, one: asyncio.Lock) -> tuple[BlobId, Mar
         async with few if path in seen.held else one:
             data = seen.held.get(path)
             if data is None:
-                data = await asyncio.to_thread(read, seen.root, path, info.st_size)
+                data = await asyncio.to_thread(trees.read, seen.root, path, info.st_size)
             return path, Seen(mark_of(info), await blobs.put(data))
 
     known = seen.known | dict(await asyncio.gather(*map(stored, (*seen.held, *seen.late))))
@@ -159,7 +156,7 @@ async def named(manifest: BlobId, blobs: Blobs) -> Manifest:
 
 def _look(root: Path, room: int) -> tuple[dict[str, os.stat_result], tuple[Folder, ...]]:
     files, folders, beyond = {}, [], []
-    for path, info in walk(root):
+    for path, info in sorted(walk(root)):
         if stat.S_ISDIR(info.st_mode):
             folders.append(Folder(path, stat.S_IMODE(info.st_mode) & 0o777, info.st_mtime_ns))
         elif path.startswith(OURS):
@@ -177,65 +174,18 @@ def _look(root: Path, room: int) -> tuple[dict[str, os.stat_result], tuple[Folde
 def walk(root: Path, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
     """Directories, and regular files with one name, each with its path relative to `root`. Links, devices and pipes are
     passed over, and so is what nobody can read: names that are no text, and directories nested out of reason."""
-    waiting = [below]
-    while waiting:
-        directory = waiting.pop()
-        with os.scandir(root / directory) as entries:
-            for entry in sorted(entries, key=_name):
-                if not _is_text(entry.name):
-                    continue
-                info = entry.stat(follow_symlinks=False)
-                path = f"{directory}/{entry.name}" if directory else entry.name
-                if stat.S_ISDIR(info.st_mode) and info.st_mode & 0o500 == 0o500:
-                    if path.count("/") + 1 < MAX_DEPTH:
-                        waiting.append(path)
-                        yield path, info
-                elif stat.S_ISREG(info.st_mode) and info.st_nlink == 1 and info.st_mode & stat.S_IRUSR:
-                    yield path, info
-
-
-def read(root: Path, name: str, size: int) -> bytes:
-    """The file's bytes, opened without following a link on the way, and no more than it was seen to have."""
-    *directories, last = Path(name).parts
-    with ExitStack() as stack:
-        handle = stack.enter_context(opened(root))
-        for part in directories:
-            handle = stack.enter_context(opened(part, handle))
-        with os.fdopen(os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=handle), "rb") as file:
-            return file.read(size)
-
-
-@contextmanager
-def opened(name: str | Path, parent: int | None = None) -> Iterator[int]:
-    """A handle on this directory, which must not be a link."""
-    handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def remove(directory: Path) -> None:
-    """By programs: code in the sandbox can nest directories deeper than Python can follow, and take our rights away."""
-    with suppress(OSError):
-        directory.rmdir()  # most are empty, and a program takes its time
-    if not os.path.lexists(directory):
-        return
-    away = ["rm", "-rf", "--", str(directory)]
-    if subprocess.run(away, check=False, capture_output=True).returncode != 0:
-        subprocess.run(["chmod", "-R", "u+rwx", "--", str(directory)], check=False, capture_output=True)
-        again = subprocess.run(away, check=False, capture_output=True)
-        if again.returncode != 0:
-            raise OSError(errno.EBUSY, f"it cannot be removed: {again.stderr.decode(errors='replace')[:200]}")
+    for path, info in trees.entries(root, below):
+        if stat.S_ISDIR(info.st_mode):
+            wanted = info.st_mode & 0o500 == 0o500
+        else:
+            wanted = stat.S_ISREG(info.st_mode) and info.st_nlink == 1 and bool(info.st_mode & stat.S_IRUSR)
+        if wanted and _is_text(path):
+            yield path, info
 
 
 def mark_of(info: os.stat_result) -> tuple[int, int, int, int]:
     """What changes with a file's content; nobody can set the last of them back."""
     return info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
-
-
-def _name(entry: "os.DirEntry[str]") -> str:
-    return entry.name
 
 
 def _is_text(name: str) -> bool:

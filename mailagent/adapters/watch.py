@@ -1,7 +1,6 @@
 """What a sandbox uses, looked at from outside every quarter of a second: the disk, which no limit of the kernel bounds
 for a service without privileges, and memory where there is no control group."""
 
-import errno
 import os
 import signal
 import stat
@@ -11,7 +10,7 @@ from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 
-from mailagent.adapters import processes
+from mailagent.adapters import processes, trees
 from mailagent.adapters.processes import PROC
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.policy import HOME, SHM, TMP, Policy
@@ -29,14 +28,6 @@ DESCRIPTORS = 10_000
 """What all processes of a sandbox may have open together: each is looked at."""
 BLOCK = 512
 """Bytes of a block of stat(2), whatever those of the file system have."""
-DEEPEST = 100
-"""Directories within directories: no analysis needs more, and each is a handle while it is looked through."""
-LONGEST = 3000
-"""Bytes of a directory's path below the tree: with where that lies, and a name in it, no more than a path can have."""
-
-_GONE = (FileNotFoundError, NotADirectoryError)
-"""What was there a moment ago, and is not, or is something else."""
-
 AGENT = 2
 """The agent's number inside, where bubblewrap is process 1."""
 
@@ -161,7 +152,7 @@ class Watch:
                 room, files = room - size, files - 1
                 if room < 0 or files < 0:
                     return False
-        except OSError:  # a tree deeper than a path can be is nobody's analysis
+        except OSError:  # a tree so deep is nobody's analysis
             return False
         took = time.monotonic() - began
         self._due = began + took + min(LONGEST_PAUSE, SHARE * took)
@@ -191,42 +182,9 @@ def _free(directory: str) -> int:
 
 
 def sizes(tree: str) -> Iterator[int]:
-    """Bytes of everything below; OSError for what cannot be looked into.
-
-    By handles, not by paths: what was a directory a moment ago may be a link to one of the host's by now."""
-    with suppress(*_GONE):
-        yield from _below(_opened(tree, None), 0, 0)
-
-
-def _below(directory: int, depth: int, length: int) -> Iterator[int]:
-    """The same for an open directory, which is closed in the end."""
-    try:
-        if depth > DEEPEST or length > LONGEST:
-            raise OSError(errno.ENAMETOOLONG, "too deep")
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                with suppress(*_GONE):
-                    info = entry.stat(follow_symlinks=False)
-                    yield _size(info)
-                    if stat.S_ISDIR(info.st_mode):
-                        longer = length + 1 + len(os.fsencode(entry.name))
-                        yield from _below(_opened(entry.name, directory), depth + 1, longer)
-    finally:
-        os.close(directory)
-
-
-def _opened(name: str, parent: int | None) -> int:
-    """The directory, whose owner we are, with our rights on it given back."""
-    flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        return os.open(name, flags, dir_fd=parent)
-    except PermissionError:
-        handle = os.open(name, flags | os.O_PATH, dir_fd=parent)
-    try:
-        Path(f"/proc/self/fd/{handle}").chmod(0o700)
-        return os.open(f"/proc/self/fd/{handle}", os.O_DIRECTORY | os.O_CLOEXEC)
-    finally:
-        os.close(handle)
+    """Bytes of everything below; OSError for a tree that cannot be gone through."""
+    with suppress(*trees.GONE):
+        yield from (_size(info) for _, info in trees.entries(tree, thorough=True))
 
 
 def _size(info: os.stat_result) -> int:

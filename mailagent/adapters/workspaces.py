@@ -17,7 +17,8 @@ from pydantic import TypeAdapter
 from mailagent.adapters import snapshots
 from mailagent.adapters.blobs import write_durably
 from mailagent.adapters.checkpoints import Checkpoint
-from mailagent.adapters.snapshots import Look, Seen, opened, read, remove, walk
+from mailagent.adapters.snapshots import Look, Seen, walk
+from mailagent.adapters.trees import opened, read, remove
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.values import BlobId, OutFile, ThreadId
 from mailagent.ports import Blobs, Workspace

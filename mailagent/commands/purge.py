@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mailagent import stores
-from mailagent.adapters import snapshots
+from mailagent.adapters import trees
 from mailagent.adapters.retention import RedisRetention
 from mailagent.adapters.spool import drop
 from mailagent.commands.store import client_of
@@ -98,7 +98,7 @@ def _forget_here(config: Config, kept: Kept) -> None:
     state = Path(config.storage.state_dir)
     directory = state / "threads" / kept.thread
     if directory.exists():
-        snapshots.remove(directory)
+        trees.remove(directory)
     for job in kept.jobs:
         drop(state / "spool", job.mailbox, job.uid)
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import pytest
 
-from mailagent.adapters import snapshots
+from mailagent.adapters import snapshots, trees
 from mailagent.adapters.blobs import DiskBlobs
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.core.errors import PermanentError, TemporaryError
@@ -196,7 +196,7 @@ async def test_only_what_changed_is_read_again(spaces: DiskWorkspaces, monkeypat
         return b""
 
     monkeypatch.setattr(snapshots, "TICK_NS", -(10**9))
-    monkeypatch.setattr(snapshots, "read", reading)
+    monkeypatch.setattr(trees, "read", reading)
     await spaces.keep(workspace, await spaces.look(workspace))
     assert read == ["work/0", "work/1", "work/2"]
     (Path(workspace.path) / "work/1").write_text("new")
