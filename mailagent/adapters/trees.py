@@ -75,7 +75,11 @@ def read(tree: Path, name: str, size: int) -> bytes:
         handle = stack.enter_context(opened(tree))
         for part in directories:
             handle = stack.enter_context(opened(part, handle))
-        with os.fdopen(os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=handle), "rb") as file:
+
+        def itself(last: str, flags: int) -> int:
+            return os.open(last, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=handle)
+
+        with open(last, "rb", opener=itself) as file:
             return file.read(size)
 
 

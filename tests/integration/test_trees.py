@@ -1,5 +1,6 @@
 """Going through directories that hostile code may be changing meanwhile."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,17 @@ def test_a_tree_that_is_not_there_is_an_error(tmp_path: Path, thorough: bool) ->
     for name in ("gone", "link"):
         with pytest.raises(trees.GONE):
             paths(tmp_path / name, thorough=thorough)
+
+
+def test_a_file_that_became_something_else_is_an_error_and_leaves_nothing_open(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    (tmp_path / "tree" / "folder").mkdir(parents=True)
+    (tmp_path / "tree" / "link").symlink_to(secret)
+    os.mkfifo(tmp_path / "tree" / "pipe")
+    before = os.listdir("/proc/self/fd")
+    for name in ("folder", "link", "folder/gone"):
+        with pytest.raises(OSError):  # noqa: PT011 - each has its own
+            trees.read(tmp_path / "tree", name, 10)
+    assert trees.read(tmp_path / "tree", "pipe", 10) == b""
+    assert os.listdir("/proc/self/fd") == before
