@@ -23,6 +23,8 @@ from mailagent.core.policy import CLI, LIMITED, Policy, arguments, bounds, contr
 
 log = logging.getLogger(__name__)
 
+OWN = "own"
+"""The CLI's own directory, beside the launcher."""
 END_SECONDS = 20.0
 MAX_PRINTED = 1 << 20
 
@@ -69,7 +71,7 @@ class Inside:
         self._group = Group(Path(groups), place.name, control(policy.limits)) if groups else None
         os.mkfifo(place / "status", 0o600)
         self._handle = self._namespace = -1
-        self._watch = Watch(policy, self._written, memory=self._group is None)
+        self._watch = Watch(policy, str(place / OWN), memory=self._group is None)
 
     def begin(self) -> None:
         """Wait for what the launcher starts, and watch it until end()."""
@@ -140,26 +142,24 @@ class Inside:
         """The lines of the launcher that bring it under the limits that hold for all of the sandbox together."""
         return [self._group.enter()] if self._group else []
 
-    def _written(self) -> list[str]:
-        """The CLI's own directory, as the launcher found it in its environment."""
-        told = self._place / "directory"
-        return [told.read_text()] if told.exists() else []
 
-
-RELAY = (
+SAID = (
     f"cat | stdbuf -o0 head -c {64 << 20} | stdbuf -o0 head -n 20000; "
     '[ "${PIPESTATUS[0]}" = 0 ] || : >too-much'  # cat had more to say
 )
 """Passes on what the CLI says, up to more than a hundred times what it says in a turn: the SDK begins a task for each
 line that asks something, and code inside can write lines too."""
+NOTED = f"stdbuf -o0 head -c {1 << 20} | stdbuf -o0 head -n 200 >&2"
+"""Passes on what the CLI complains of, which goes to the log: what is more is lost."""
 
 
 def launch(place: Path, policy: Policy, command: Sequence[str] = ()) -> Inside:
     """Write the program that starts this command in the sandbox, or, for the SDK to start in place of the CLI, the same
     CLI; returns the hold on what it will start.
 
-    The transcript directory has one path inside and outside, taken from the environment at each start: the SDK names
-    another one on resume, and mirrors nothing when the two differ. bubblewrap itself starts without an environment: it
+    The CLI's directory has inside the path that the environment names at each start: the SDK names another one on
+    resume, and mirrors nothing when the two differ. Outside it is moved to `place` first: the SDK would go through what
+    is left there afterwards, and leave some of it. bubblewrap itself starts without an environment: it
     stays as process 1 inside, where /proc/1/environ would show the daemon's."""
     held = Inside(place, policy)
     here = shlex.quote(str(place))
@@ -167,9 +167,9 @@ def launch(place: Path, policy: Policy, command: Sequence[str] = ()) -> Inside:
     if command:
         directory, program = "", shlex.join([LIMITED, shlex.join(command)])
     else:
-        lines.append(f"exec > >({RELAY})")
-        lines.append('printf %s "$CLAUDE_CONFIG_DIR" >directory')
-        directory = '--bind "$CLAUDE_CONFIG_DIR" "$CLAUDE_CONFIG_DIR" --setenv CLAUDE_CONFIG_DIR "$CLAUDE_CONFIG_DIR"'
+        lines.append(f"exec > >({SAID}) 2> >({NOTED})")
+        lines.append(f'mv -T "$CLAUDE_CONFIG_DIR" {OWN}')
+        directory = f'--bind {here}/{OWN} "$CLAUDE_CONFIG_DIR" --setenv CLAUDE_CONFIG_DIR "$CLAUDE_CONFIG_DIR"'
         program = f'{CLI} "$@"'
     write_etc(place / "etc")
     sandbox = shlex.join([*arguments(policy, str(place / "etc")), "--json-status-fd", "9"])

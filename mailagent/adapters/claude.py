@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,9 +53,6 @@ SETTINGS = {"includeCoAuthoredBy": False, "includeGitInstructions": False}
 PROFILE_SECONDS = 120.0
 START_SECONDS = 30.0
 INTERRUPT_SECONDS = 5.0
-MAX_NOTED = 200
-"""Lines of the CLI's standard error that one session may put into the log."""
-
 MAX_LINE = 8 << 20
 """Bytes of a line that the CLI says; as a value it takes up to 24 times as much. An image has 1.4 MB at most there; an
 edit tells the whole file as it was before."""
@@ -162,7 +159,7 @@ class ClaudeAgent:
             strict_mcp_config=True,
             verbatim_prompts=True,
             max_buffer_size=MAX_LINE,
-            stderr=_noting(),
+            stderr=_note,
         )
 
 
@@ -300,16 +297,9 @@ class ClaudeSession:
         return Usage(self._model, meter.requests, meter.input_tokens, meter.output_tokens, meter.dollars)
 
 
-def _noting() -> Callable[[str], None]:
-    """Logs what the CLI says on its standard error: code inside can write there too, so no more than some lines, each
-    cut."""
-    left = iter(range(MAX_NOTED))
-
-    def note(line: str) -> None:
-        if next(left, None) is not None:
-            log.info("cli: %.500s", line)
-
-    return note
+def _note(line: str) -> None:
+    """Into the log with what the CLI complains of; code inside can write there too."""
+    log.info("cli: %.500s", line)
 
 
 def _raise_unless_done(result: ResultMessage, meter: Meter) -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
@@ -41,11 +41,10 @@ TOO_MUCH_MEMORY = "The analysis needed more memory than one answer may have. Ple
 class Watch:
     """A watch over the directory trees that a sandbox may write and, once it is there, over its processes."""
 
-    def __init__(self, policy: Policy, others: Callable[[], Sequence[str]], *, memory: bool) -> None:
-        """`others` are directories that are written beside the workspace."""
+    def __init__(self, policy: Policy, beside: str, *, memory: bool) -> None:
+        """`beside` is the directory that is written beside the workspace, once it is there."""
         self._limits = policy.limits
-        self._trees = [f"{policy.workspace}/work", f"{policy.workspace}/out"]
-        self._others = others
+        self._trees = [f"{policy.workspace}/work", f"{policy.workspace}/out", beside]
         self._memory = memory
         self._over = False
         self._nested = bool(policy.host.runsc)
@@ -88,7 +87,7 @@ class Watch:
     def _of_disk(
         self, members: Sequence[int], nameless: Sequence[os.stat_result], *, patient: bool
     ) -> PermanentError | TemporaryError | None:
-        devices = dict(_devices([*self._trees, *self._others()]))
+        devices = dict(_devices(self._trees))
         free = min(map(_free, devices), default=RESERVE)
         if not patient or free < self._hurry or time.monotonic() >= self._due:
             hidden = (_size(info) for info in nameless if info.st_dev in devices.values())
@@ -162,7 +161,7 @@ class Watch:
 def _devices(trees: Sequence[str]) -> Iterator[tuple[str, int]]:
     """The trees that are there, and the number of the file system that each lies on."""
     for tree in trees:
-        with suppress(FileNotFoundError):  # the SDK removes its own when it is done
+        with suppress(FileNotFoundError):
             yield tree, Path(tree).stat().st_dev
 
 
@@ -175,7 +174,7 @@ def _in_memory(process: int) -> int:
 
 
 def _free(directory: str) -> int:
-    with suppress(FileNotFoundError):  # the SDK removes its own when it is done
+    with suppress(FileNotFoundError):
         status = os.statvfs(directory)
         return status.f_bavail * status.f_frsize
     return RESERVE

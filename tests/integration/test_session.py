@@ -139,6 +139,18 @@ async def test_the_second_turn_goes_on_when_everything_but_the_store_is_gone(
     assert list((short_path / "run").glob("*.sock")) == []
 
 
+async def test_nothing_that_code_writes_beside_the_workspace_outlives_its_turn(
+    short_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    close = "mkdir -p $CLAUDE_CONFIG_DIR/a/b && touch $CLAUDE_CONFIG_DIR/a/b/c && chmod -R a-w $CLAUDE_CONFIG_DIR/a; ls"
+    replay = [bash(close), text("begun"), bash(f"{close} -a"), text("resumed")]
+    async with desk(short_path, replay) as at:
+        for number, answer in enumerate(("begun", "resumed"), 1):
+            assert (await at.turn("question", number)).answer == answer
+            assert [path.name for path in tmp_path.iterdir()] == []
+
+
 async def test_a_mail_cannot_make_the_cli_read_a_file(short_path: Path) -> None:
     secret = Path("/etc/hostname").read_text().strip()
     async with desk(short_path, [text("ok")]) as at:
