@@ -41,6 +41,14 @@ def hides(members: Sequence[int], devices: set[int]) -> bool:
     return False
 
 
+def headless(process: int) -> bool:
+    """Whether its first thread has ended and others go on: nothing is told then of what they have."""
+    with suppress(OSError):
+        told = dict(line.partition(":")[::2] for line in lines(PROC / str(process) / "status"))
+        return told["State"].lstrip().startswith("Z") and int(told["Threads"]) > 1
+    return False
+
+
 def private_bytes(process: int) -> int:
     """Its own memory, that which was moved to the disk and the kernel's tables of it included, proc(5)."""
     fields = _kilobytes(process, "status")

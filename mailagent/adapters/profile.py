@@ -1,9 +1,9 @@
 """What the profile script found out, read as hostile: code of an earlier turn may have had a hand in it."""
 
 import json
-import os
 from pathlib import Path
 
+from mailagent.adapters import trees
 from mailagent.core.errors import PermanentError
 from mailagent.core.values import Profile
 
@@ -23,7 +23,7 @@ def read_profile(line: str, workspace: Path) -> Profile:
         report = json.loads(line)
         tables = tuple(_short(name) for name in report["tables"][:MAX_NAMED])
         refused = tuple((_short(each["file"]), _short(each["reason"])) for each in report["unreadable"][:MAX_NAMED])
-        text = _read(workspace / "work" / "profile.md", TABLE_BYTES * max(1, len(tables) + len(refused)))
+        text = _read(workspace, TABLE_BYTES * max(1, len(tables) + len(refused)))
     except (ValueError, LookupError, TypeError, RecursionError, OSError) as error:
         raise PermanentError(UNREADABLE) from error
     return Profile(text, tables, refused)
@@ -33,10 +33,8 @@ def _short(text: object) -> str:
     return str(text)[:MAX_NAMED]
 
 
-def _read(path: Path, limit: int) -> str:
-    """No link is followed, and no more is read than there is room for."""
+def _read(workspace: Path, limit: int) -> str:
+    """No more is read than there is room for."""
     limit = min(limit, MAX_BYTES)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        text = file.read(limit + 1)
+    text = trees.read(workspace, "work/profile.md", limit + 1)
     return text[:limit].decode("utf-8", "replace") + (CUT if len(text) > limit else "")

@@ -9,7 +9,7 @@ from mailagent.core.syscalls import NEWEST, RULES, Machine, Rule, number
 
 # linux/bpf_common.h, linux/seccomp.h, linux/audit.h
 LOAD, AND, RETURN = 0x20, 0x54, 0x06
-JUMP_EQUAL, JUMP_GREATER, JUMP_BITS = 0x15, 0x25, 0x45
+OVER, JUMP_EQUAL, JUMP_GREATER, JUMP_BITS = 0x05, 0x15, 0x25, 0x45
 ALLOW, ERROR, KILL = 0x7FFF0000, 0x00050000, 0x80000000
 NUMBER_AT, ARCHITECTURE_AT, ARGUMENTS_AT = 0, 4, 16
 ARCHITECTURES: dict[Machine, int] = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -50,19 +50,21 @@ def _rule(rule: Rule, call: int | None) -> Iterator[bytes]:
 
 
 def _judged(rule: Rule) -> Iterator[bytes]:
-    """What follows when it is this call; every way through ends in a return."""
+    """What follows when it is this call: a refusal, or the next rule, which there may be for the same call."""
     refuse = _step(RETURN, ERROR | rule.error)
     if rule.when == "always":
         yield refuse
         return
+    values = rule.values
     yield _step(LOAD, ARGUMENTS_AT + 8 * rule.argument)
-    if rule.when == "all bits":
-        yield _step(AND, *rule.values)
+    if rule.when == "masked":
+        yield _step(AND, values[0])
+        values = values[1:]
     jump = JUMP_BITS if rule.when == "bits" else JUMP_EQUAL
-    for at, value in enumerate(rule.values):
-        yield _step(jump, value, len(rule.values) - at)  # over the values that are left and the first of two returns
-    allow = _step(RETURN, ALLOW)
-    yield from (refuse, allow) if rule.when == "none of" else (allow, refuse)
+    for at, value in enumerate(values):
+        yield _step(jump, value, len(values) - at)  # over the values that are left and the step after them
+    go_on = _step(LOAD, NUMBER_AT)
+    yield from (refuse, go_on) if rule.when == "none of" else (_step(OVER, 1), refuse, go_on)
 
 
 def _step(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:

@@ -1,6 +1,7 @@
 """What a sandbox uses, looked at from outside every quarter of a second: the disk, which no limit of the kernel bounds
 for a service without privileges, and memory where there is no control group."""
 
+import errno
 import os
 import signal
 import stat
@@ -26,6 +27,8 @@ FAST = 4
 
 DESCRIPTORS = 10_000
 """What all processes of a sandbox may have open together: each is looked at."""
+ENTRY = 1 << 10
+"""About what the kernel keeps of a file in memory beside its content."""
 BLOCK = 512
 """Bytes of a block of stat(2), whatever those of the file system have."""
 AGENT = 2
@@ -58,10 +61,12 @@ class Watch:
         self._namespace, self._init = os.fstat(namespace).st_ino, init
 
     def look(self, *, patient: bool = False) -> PermanentError | TemporaryError | None:
-        """Why the sandbox must end, None when it need not. Commands that take too much memory are killed; when the next
-        look finds that it did not help, the sandbox must end. A `patient` look goes through the files only when that is
-        due."""
+        """Why the sandbox must end, None when it need not. Processes that hide what they have are killed, and commands
+        that take too much memory; when the next look finds that it did not help, the sandbox must end. A `patient` look
+        goes through the files only when that is due."""
         members = list(self._members()) if self._init else []
+        for process in () if self._nested else filter(processes.headless, members):
+            self._kill(process)
         descriptors = list(islice(processes.descriptors(members), DESCRIPTORS + 1))
         if len(descriptors) > DESCRIPTORS:
             return PermanentError(TOO_MUCH_DISK)
@@ -91,8 +96,11 @@ class Watch:
         free = min(map(_free, devices), default=RESERVE)
         if not patient or free < self._hurry or time.monotonic() >= self._due:
             hidden = (_size(info) for info in nameless if info.st_dev in devices.values())
-            if not self._fits(chain(hidden, *map(sizes, devices))):
-                return PermanentError(TOO_MUCH_DISK)
+            try:
+                if not self._fits(chain(hidden, *map(sizes, devices))):
+                    return PermanentError(TOO_MUCH_DISK)
+            except OSError as error:
+                return TemporaryError(f"a sandbox cannot be looked through: {error}")
             self._hurry = max(RESERVE, free - self._limits.disk_bytes // FAST)
         if free >= RESERVE:
             return None
@@ -151,8 +159,10 @@ class Watch:
                 room, files = room - size, files - 1
                 if room < 0 or files < 0:
                     return False
-        except OSError:  # a tree so deep is nobody's analysis
-            return False
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            return False  # a tree so deep is nobody's analysis
         took = time.monotonic() - began
         self._due = began + took + min(LONGEST_PAUSE, SHARE * took)
         return True
@@ -166,10 +176,11 @@ def _devices(trees: Sequence[str]) -> Iterator[tuple[str, int]]:
 
 
 def _in_memory(process: int) -> int:
-    """What the files take that lie in memory, as this process sees them."""
+    """What the files take that lie in memory, as this process sees them; an empty one has its entry there, too."""
     with suppress(OSError):
         filled = [os.statvfs(PROC / str(process) / f"root{mount}") for mount in (TMP, SHM, HOME)]
-        return sum((each.f_blocks - each.f_bfree) * each.f_frsize for each in filled)
+        blocks = sum((each.f_blocks - each.f_bfree) * each.f_frsize for each in filled)
+        return blocks + sum(each.f_files - each.f_ffree for each in filled) * ENTRY
     return 0
 
 

@@ -60,7 +60,12 @@ def _is_first(process: int) -> bool:
 
 
 def _mounted(process: Path, mark: str) -> bool:
-    return any(mark in line for line in processes.lines(process / "mountinfo"))
+    """By any of its threads: the first may have ended, and then tells nothing."""
+    for thread in (process / "task").iterdir():
+        with suppress(OSError):
+            if any(mark in line for line in processes.lines(thread / "mountinfo")):
+                return True
+    return False
 
 
 def _in_file_system(directory: Path) -> str:

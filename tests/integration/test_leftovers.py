@@ -30,31 +30,39 @@ time.sleep(60)
 """Writes over the command line of process 1 (proc_pid_cmdline(5))."""
 
 
+LEAVE = """
+import ctypes, threading, time
+def last():
+    while not open("/proc/1/stat").read().rpartition(")")[2].startswith(" Z"): time.sleep(0.01)
+    print("hidden", flush=True)
+    time.sleep(60)
+threading.Thread(target=last).start()
+ctypes.CDLL(None).syscall(60, 0)
+"""
+"""Ends the first thread of process 1, by exit(2): nothing is told then of what the process sees."""
+
+
 @pytest.mark.parametrize("name", ["state", "a state"])
-async def test_a_sandbox_is_found_whatever_it_calls_itself(short_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("script", "more"), [(HIDE, []), (LEAVE, ["--as-pid-1"])], ids=["renamed", "headless"])
+async def test_a_sandbox_is_found_whatever_it_calls_itself(
+    short_path: Path, name: str, script: str, more: list[str]
+) -> None:
     state = short_path / name
     text = settings_text(short_path, model_url="http://127.0.0.1:1").replace(f"{short_path}/state", str(state))
     settings = config.load(text, {"MAILAGENT_IMAP_PASSWORD": "x"}, {})
     policy = policy_at(state / "threads" / "t")
     assert leftovers(settings) == []
     bubblewrap.write_etc(short_path / "etc")
-    command = [
-        *arguments(policy, str(short_path / "etc")),
-        "--remount-ro",
-        "/",
-        "--",
-        f"{ANALYSIS}/bin/python",
-        "-I",
-        "-c",
-        HIDE,
-    ]
-    outside = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env={})
+    start = [*arguments(policy, str(short_path / "etc")), *more, "--remount-ro", "/", "--"]
+    outside = await asyncio.create_subprocess_exec(
+        *start, f"{ANALYSIS}/bin/python", "-I", "-c", script, stdout=asyncio.subprocess.PIPE, env={}
+    )
     try:
         assert outside.stdout
         assert await outside.stdout.readline() == b"hidden\n"
         [found] = leftovers(settings)
         pid = int(found.rpartition(" ")[2])
-        assert Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"kworker")
+        assert not Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"bwrap")
     finally:
         outside.kill()
         await outside.wait()

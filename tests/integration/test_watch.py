@@ -108,6 +108,26 @@ async def test_a_process_may_have_any_name_and_tells_nothing_by_it(short_path: P
     assert finished.output == "137\n"
 
 
+HEADLESS = """python3 -c '
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+ctypes.CDLL(None).syscall(60, 0)
+'"""
+"""Ends its first thread alone, by exit(2)."""
+
+
+async def test_a_process_that_hides_what_it_has_is_killed(short_path: Path) -> None:
+    finished = await bubblewrap.run(
+        policy_at(short_path, **SMALL), ["/bin/bash", "-c", f"{HEADLESS}; echo $?"], timeout=50
+    )
+    assert finished.output == "137\n"
+
+
+async def test_empty_files_in_memory_count(short_path: Path) -> None:
+    many = "mkdir /tmp/a; cd /tmp/a; python3 -c 'for n in range(400_000): open(str(n), \"w\").close()'; exec sleep 60"
+    assert await ended(short_path, many) == watch.TOO_MUCH_MEMORY
+
+
 async def test_files_in_memory_count(short_path: Path) -> None:
     fill = "head -c 60M /dev/zero >/tmp/x; head -c 60M /dev/zero >/dev/shm/x"
     room = {"memory_mb": 350, "tmp_mb": 70, "disk_mb": 200}
