@@ -17,8 +17,11 @@ from mailagent.ports import Blobs
 
 log = logging.getLogger(__name__)
 
-OURS = "in/"
+OURS = "in"
 """What code in a sandbox cannot write."""
+MAX_NAMES = 4 << 20
+"""Characters of all paths in a checkpoint: they cost code in the sandbox no disk, and us up to six times as much in
+each manifest."""
 MAX_FILE_BYTES = 256 * 1024 * 1024
 """A larger file is read nowhere: a sparse one costs the code in the sandbox nothing, and us our memory."""
 
@@ -111,9 +114,9 @@ def look(root: Path, turn: int, marks: Marks, room: int) -> Look:
     return Look(root, turn, files, folders, known, held, tuple(late), settled)
 
 
-async def keep(seen: Look, blobs: Blobs, one: asyncio.Lock) -> tuple[BlobId, Marks]:
-    """Store what changed, then the manifest of all; returns its name and the marks of that moment. Large files are read
-    with the lock `one` held."""
+async def keep(seen: Look, blobs: Blobs, one: asyncio.Lock) -> tuple[BlobId, int, Marks]:
+    """Store what changed, then the manifest of all; returns its name, its size and the marks of that moment. Large
+    files are read with the lock `one` held."""
     few = asyncio.Semaphore(AT_ONCE)
 
     async def stored(path: str) -> tuple[str, Seen]:
@@ -125,12 +128,17 @@ async def keep(seen: Look, blobs: Blobs, one: asyncio.Lock) -> tuple[BlobId, Mar
             return path, Seen(mark_of(info), await blobs.put(data))
 
     known = seen.known | dict(await asyncio.gather(*map(stored, (*seen.held, *seen.late))))
+    manifest = await asyncio.to_thread(_manifest, seen, known)
+    marks = {path: each for path, each in known.items() if max(each.mark[2:]) < seen.settled}
+    return await blobs.put(manifest), len(manifest), marks
+
+
+def _manifest(seen: Look, known: Marks) -> bytes:
     kept = (
         File(path, known[path].blob, stat.S_IMODE(info.st_mode) & 0o777, info.st_mtime_ns, info.st_size)
         for path, info in seen.files.items()
     )
-    manifest = await blobs.put(_MANIFEST.dump_json(Manifest(seen.turn, tuple(kept), seen.folders)))
-    return manifest, {path: each for path, each in known.items() if max(each.mark[2:]) < seen.settled}
+    return _MANIFEST.dump_json(Manifest(seen.turn, tuple(kept), seen.folders))
 
 
 async def restore(root: Path, manifest: BlobId, blobs: Blobs, one: asyncio.Lock) -> tuple[int, Marks]:
@@ -151,21 +159,23 @@ async def restore(root: Path, manifest: BlobId, blobs: Blobs, one: asyncio.Lock)
 
 async def named(manifest: BlobId, blobs: Blobs) -> Manifest:
     """What a manifest says."""
-    return _MANIFEST.validate_json(await blobs.get(manifest))
+    return await asyncio.to_thread(_MANIFEST.validate_json, await blobs.get(manifest))
 
 
 def _look(root: Path, room: int) -> tuple[dict[str, os.stat_result], tuple[Folder, ...]]:
-    files, folders, beyond = {}, [], []
+    files, folders, beyond, names = {}, [], [], MAX_NAMES
     for path, info in sorted(walk(root)):
+        if path.partition("/")[0] != OURS:
+            names -= len(path)
+            size = info.st_size if stat.S_ISREG(info.st_mode) else 0
+            if names < 0 or size > min(room, MAX_FILE_BYTES):
+                beyond.append(path)
+                continue
+            room -= size
         if stat.S_ISDIR(info.st_mode):
             folders.append(Folder(path, stat.S_IMODE(info.st_mode) & 0o777, info.st_mtime_ns))
-        elif path.startswith(OURS):
-            files[path] = info
-        elif info.st_size > min(room, MAX_FILE_BYTES):
-            beyond.append(path)
         else:
             files[path] = info
-            room -= info.st_size
     if beyond:
         log.warning("%s: %d files are too large for a checkpoint, such as %.200r", root, len(beyond), beyond[0])
     return files, tuple(folders)
@@ -184,7 +194,8 @@ def walk(root: Path, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
 
 
 def mark_of(info: os.stat_result) -> tuple[int, int, int, int]:
-    """What changes with a file's content; nobody can set the last of them back."""
+    """What changes with a file's content; nobody can set the last of them back. But what is written to a mapping of the
+    file changes nothing more until the kernel has stored the page: see DiskWorkspaces.snapshot."""
     return info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -48,14 +49,15 @@ class Checkpoints(Protocol):
 
 @dataclass
 class Copy:
-    """One thread's directory on this host: the turn that its out/ is of, how many bytes were stored in the middle of
-    that, and which of its files were read already.
+    """One thread's directory on this host: the turn that its out/ is of, when that began here (nanoseconds), how many
+    bytes were stored in the middle of it, and which of its files were read already.
 
     `name` begins with the id of the boot under which it was made: what code in a sandbox wrote is on no disk for sure
     when the machine went down. So none of this needs a sync."""
 
     name: str
     turn: int = 0
+    began: int = 0
     stored: int = 0
     marks: dict[str, Seen] = field(default_factory=dict)
 
@@ -109,6 +111,7 @@ class DiskWorkspaces:
         """Move what the turn before this one left in out/ to work/earlier/N, and start with an empty out/; a turn that
         is tried again finds what it made, as its transcript says."""
         copy = self._copies[workspace.thread]
+        copy.began = time.time_ns() - snapshots.TICK_NS
         await _in_thread(_unlock_out, Path(workspace.path) / "out")
         if copy.turn != turn:
             await _in_thread(_clear_out, workspace.path, copy.turn)
@@ -131,14 +134,18 @@ class DiskWorkspaces:
         """Make those files durable; returns the manifest, which no checkpoint names yet."""
         copy = self._copies[workspace.thread]
         try:
-            manifest, marks = await snapshots.keep(look, self._blobs, self._one)
+            manifest, size, marks = await snapshots.keep(look, self._blobs, self._one)
         except OSError as error:
             raise _temporary(error) from error
+        copy.stored += size
         copy.marks = dict(marks)
         return manifest
 
     async def snapshot(self, workspace: Workspace) -> None:
-        """The files of now and the transcript of now are the thread's checkpoint."""
+        """The files of now and the transcript of now are the thread's checkpoint. Nothing writes any more: what this
+        turn changed is read again, since its marks may be older than the last write to a mapping."""
+        copy = self._copies[workspace.thread]
+        copy.marks = {path: seen for path, seen in copy.marks.items() if seen.mark[-1] < copy.began}
         manifest = await self.keep(workspace, await self._look(workspace))
         await self._checkpoints.save(workspace, manifest)
         await self._remember(workspace.thread)
@@ -284,12 +291,14 @@ def _unlock(root: Path) -> None:
 
 @contextmanager
 def _made(name: str, parent: int) -> Iterator[int]:
-    """A handle on this directory, made when missing; a link or a file that hostile code left in its place goes."""
+    """A handle on this directory, made when missing, with our rights on it; a link or a file that hostile code left in
+    its place goes."""
     with suppress(FileNotFoundError):
         if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
             os.unlink(name, dir_fd=parent)
     with suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=parent)
+    os.chmod(name, 0o700, dir_fd=parent)
     with opened(name, parent) as handle:
         yield handle
 

@@ -1,9 +1,11 @@
 """What ports.Workspaces promises, with the tricks that code in a sandbox may play on it."""
 
 import asyncio
+import mmap
 import os
 import shutil
 import stat
+import time
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import TypeVar
@@ -126,6 +128,7 @@ async def test_nothing_that_code_left_there_ends_a_thread(spaces: DiskWorkspaces
     (root / "out" / "locked").mkdir(mode=0)
     await spaces.snapshot(workspace)
     assert [file.path for file in await spaces.collect(workspace)] == ["kept.txt"]
+    (root / "work/earlier").mkdir(mode=0o500)
     (root / "out").chmod(0)
     root.chmod(0)
     workspace = await spaces.open(THREAD, "token")
@@ -186,7 +189,9 @@ async def test_every_change_is_in_the_next_snapshot(spaces: DiskWorkspaces) -> N
 
 
 async def test_only_what_changed_is_read_again(spaces: DiskWorkspaces, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "TICK_NS", -(10**9))
     workspace = await spaces.open(THREAD, "token")
+    await spaces.clear_out(workspace, 1)
     for number in range(3):
         (Path(workspace.path) / f"work/{number}").write_text(str(number))
     read: list[str] = []
@@ -195,7 +200,6 @@ async def test_only_what_changed_is_read_again(spaces: DiskWorkspaces, monkeypat
         read.append(name)
         return b""
 
-    monkeypatch.setattr(snapshots, "TICK_NS", -(10**9))
     monkeypatch.setattr(trees, "read", reading)
     await spaces.keep(workspace, await spaces.look(workspace))
     assert read == ["work/0", "work/1", "work/2"]
@@ -229,18 +233,70 @@ async def test_writing_the_same_again_and_again_does_not_fill_the_store(spaces: 
     await spaces.clear_out(workspace, 1)
     path = Path(workspace.path) / "work/a"
     for number in range(2):
-        path.write_bytes(bytes([number]) * (ROOM // 2))
+        path.write_bytes(bytes([number]) * (ROOM * 2 // 5))
         await spaces.keep(workspace, await spaces.look(workspace))
-    path.write_bytes(b"2" * (ROOM // 2))
+    path.write_bytes(b"2" * (ROOM * 2 // 5))
     with pytest.raises(TemporaryError, match="changed too much"):
         await spaces.look(workspace)
     await spaces.snapshot(workspace)
     shutil.rmtree(workspace.path)
     workspace = await spaces.open(THREAD, "token")
-    assert path.read_bytes() == b"2" * (ROOM // 2), "the end of the turn is kept all the same"
+    assert path.read_bytes() == b"2" * (ROOM * 2 // 5), "the end of the turn is kept all the same"
     await spaces.clear_out(workspace, 2)
     path.write_bytes(b"3")
     await spaces.look(workspace)
+
+
+async def test_what_is_written_to_a_mapping_after_a_look_is_in_the_last_one(spaces: DiskWorkspaces) -> None:
+    """Of a page that was written already, the kernel notes no second time."""
+    workspace = await spaces.open(THREAD, "token")
+    await spaces.clear_out(workspace, 1)
+    path = Path(workspace.path) / "work/mapped"
+    path.write_bytes(b"old")
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 3) as room:
+        room[:] = b"mid"
+        seen = snapshots.mark_of(path.stat())
+        while time.time_ns() - max(seen[2:]) < 2 * snapshots.TICK_NS:
+            await asyncio.sleep(0)
+        await spaces.keep(workspace, await spaces.look(workspace))
+        room[:] = b"new"
+        assert snapshots.mark_of(path.stat()) == seen, "nothing tells of it"
+        assert "work/mapped" in spaces._copies[THREAD].marks
+    await spaces.snapshot(workspace)
+    shutil.rmtree(workspace.path)
+    workspace = await spaces.open(THREAD, "token")
+    assert path.read_bytes() == b"new"
+
+
+async def test_names_take_no_more_room_than_an_analysis_needs(
+    spaces: DiskWorkspaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "MAX_NAMES", 300)
+    workspace = await spaces.open(THREAD, "token")
+    await spaces.clear_out(workspace, 1)
+    await spaces.add(workspace, [("x" * 200, b"data")])
+    folder = Path(workspace.path) / "work" / ("\x01" * 90)
+    folder.mkdir()
+    for number in range(9):
+        (folder / str(number)).touch()
+    manifest = await spaces.keep(workspace, await spaces.look(workspace))
+    kept = await snapshots.named(manifest, spaces._blobs)
+    assert [file.path[-1] for file in kept.files] == ["x", "0", "1"]
+    assert spaces._copies[THREAD].stored >= 6 * 3 * 90
+    await spaces.snapshot(workspace)
+    shutil.rmtree(workspace.path)
+    workspace = await spaces.open(THREAD, "token")
+    assert sorted(path.name for path in folder.iterdir()) == ["0", "1"]
+
+
+async def test_many_looks_at_nothing_but_names_do_not_fill_the_store(spaces: DiskWorkspaces) -> None:
+    workspace = await spaces.open(THREAD, "token")
+    await spaces.clear_out(workspace, 1)
+    (Path(workspace.path) / "work" / ("\x01" * 200)).touch()
+    while spaces._copies[THREAD].stored <= ROOM:
+        await spaces.keep(workspace, await spaces.look(workspace))
+    with pytest.raises(TemporaryError, match="changed too much"):
+        await spaces.look(workspace)
 
 
 async def test_of_large_files_one_at_a_time_is_in_memory(
