@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 OURS = "in"
 """What code in a sandbox cannot write."""
-MAX_NAMES = 4 << 20
+MAX_NAMES = 2 << 20
 """Characters of all paths in a checkpoint: they cost code in the sandbox no disk, and us up to six times as much in
 each manifest."""
 MAX_FILE_BYTES = 256 * 1024 * 1024

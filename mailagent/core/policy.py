@@ -59,6 +59,8 @@ TOOLS_SHARE = 0.75
 processes: they fail, and the agent goes on."""
 
 OPEN_FILES = 4096
+SIGNALS = 1024
+"""Queued signals and timers: without a limit of its own, a sandbox could use up those of the daemon's user."""
 CPU_PERIOD = 100_000
 """Microseconds, cgroup-v2's default for cpu.max."""
 
@@ -103,13 +105,14 @@ def arguments(policy: Policy, etc: str) -> list[str]:
 def bounds(limits: Limits) -> list[str]:
     """The command that starts every other one in the sandbox, with limits that nothing below it can raise again.
 
-    It must run inside: the number of processes is counted for each user namespace (since Linux 5.14), but against the
-    limit that the process had when it made the namespace, too, with all processes of the daemon's user."""
+    It must run inside: the number of processes, and that of signals, is counted for each user namespace (since Linux
+    5.14), but against the limit that the process had when it made the namespace, too, with all of the daemon's user."""
     return [
         "/usr/bin/prlimit",
         f"--nproc={limits.processes}",
         f"--fsize={int(limits.disk_bytes * TOOLS_SHARE)}",
         f"--nofile={OPEN_FILES}",
+        f"--sigpending={SIGNALS}",
         "--core=0",
         "--",
     ]

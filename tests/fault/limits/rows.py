@@ -76,6 +76,12 @@ try:
         started += 1
 except OSError as error: print(started, error)
 '"""
+TIMERS = """python3 -c '
+import ctypes, os
+libc, timer, made = ctypes.CDLL(None, use_errno=True), ctypes.c_void_p(), 0
+while made < 100_000 and libc.timer_create(1, None, ctypes.byref(timer)) == 0: made += 1
+print(made, os.strerror(ctypes.get_errno()))
+'"""
 NAMELESS = """python3 -c '
 import os, time
 files = [open(f"work/{name}", "wb") for name in "abcd"]
@@ -120,6 +126,7 @@ ROWS = (
     Row("memory: many small processes", MANY, "Killed: it took more memory"),
     Row("processes: a fork bomb", BOMB, "Resource temporarily unavailable"),
     Row("processes: raising the limit", "ulimit -u 1000", "cannot modify limit"),
+    Row("signals: timers without end", TIMERS, r"\b\d{3,4} Resource temporarily unavailable"),
     Row("time: an endless loop", "while :; do :; done", "timed out", settings={"command_seconds": 3}),
     Row("time: a loop left behind", f"setsid python3 -c 'while 1: pass # {MARK}' & echo left", "left"),
     Row("/tmp", "head -c 200M /dev/zero >/tmp/x", "Disk full", cleans="rm /tmp/x"),
