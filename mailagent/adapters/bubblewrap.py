@@ -69,7 +69,7 @@ class Inside:
         self._group = Group(Path(groups), place.name, control(policy.limits)) if groups else None
         os.mkfifo(place / "status", 0o600)
         self._handle = self._namespace = -1
-        self._watch = Watch(policy, self._written, memory=self._group is None)
+        self._watch = Watch(policy, self._written, killed=self._group.killed if self._group else None)
 
     def begin(self) -> None:
         """Wait for what the launcher starts, and watch it until end()."""
