@@ -61,17 +61,27 @@ def _make_room(root: Path) -> None:
 
 
 class Group:
-    """The control group of one sandbox."""
+    """The control group of one sandbox, once it is made."""
 
-    def __init__(self, root: Path, name: str, settings: Mapping[str, str]) -> None:
+    def __init__(self, root: Path, name: str) -> None:
         self.path = root / name
+
+    def make(self, settings: Mapping[str, str]) -> None:
+        """TemporaryError when that cannot be done; then nothing is left of it."""
         try:
             self.path.mkdir()
-            for key, value in settings.items():
-                if (self.path / key).exists():  # cpu.max is missing where that controller was not handed over
-                    (self.path / key).write_text(value)
+            try:
+                self._set(settings)
+            except OSError:
+                self.path.rmdir()
+                raise
         except OSError as error:
             raise TemporaryError(f"no control group for a sandbox: {error}") from error
+
+    def _set(self, settings: Mapping[str, str]) -> None:
+        for key, value in settings.items():
+            if (self.path / key).exists():  # cpu.max is missing where that controller was not handed over
+                (self.path / key).write_text(value)
 
     def enter(self) -> str:
         """The line of a shell script that moves the script, and what it becomes, into the group."""
