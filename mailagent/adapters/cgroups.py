@@ -57,7 +57,8 @@ def _make_room(root: Path) -> None:
                 left.rmdir()
     (root / OURS).mkdir(exist_ok=True)
     for process in (root / "cgroup.procs").read_text().split():
-        (root / OURS / "cgroup.procs").write_text(process)
+        with suppress(ProcessLookupError):  # it has ended
+            (root / OURS / "cgroup.procs").write_text(process)
 
 
 class Group:
@@ -94,7 +95,8 @@ class Group:
 
     async def end(self) -> None:
         """Kill whatever is in it, at one blow, and remove it once it is empty."""
-        (self.path / "cgroup.kill").write_text("1")
-        while "populated 1" in (self.path / "cgroup.events").read_text():  # noqa: ASYNC110
-            await asyncio.sleep(TICK)
-        self.path.rmdir()
+        with suppress(FileNotFoundError):  # another daemon, started in the same subtree, removed it while it was empty
+            (self.path / "cgroup.kill").write_text("1")
+            while "populated 1" in (self.path / "cgroup.events").read_text():  # noqa: ASYNC110
+                await asyncio.sleep(TICK)
+            self.path.rmdir()

@@ -108,3 +108,16 @@ def test_a_group_that_cannot_be_set_is_not_left(tmp_path: Path) -> None:
     with pytest.raises(TemporaryError, match="no control group"):
         cgroups.Group(tmp_path, "one").make({"../busy": "1"})
     assert [path.name for path in tmp_path.iterdir()] == ["busy"]
+
+
+async def test_a_group_that_is_gone_has_ended(tmp_path: Path) -> None:
+    await cgroups.Group(tmp_path, "gone").end()
+
+
+def test_a_process_that_ends_meanwhile_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> int:
+        raise ProcessLookupError
+
+    (tmp_path / "cgroup.procs").write_text("4711\n")
+    monkeypatch.setattr(Path, "write_text", gone)
+    cgroups._make_room(tmp_path)

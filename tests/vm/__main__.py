@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -46,12 +47,13 @@ def system() -> Path:
     wanted = hashlib.sha256(" ".join(asked).encode()).hexdigest()[:16]
     root = CACHE / f"root-{wanted}"
     if not root.exists():
-        print("making a Debian")
+        print("making a Debian", flush=True)
+        for old in CACHE.glob("root-*"):
+            shutil.rmtree(old)
         run("apt-get", "update", "-qq")
         line = "deb $(REPO_URI) $(RELEASE) $(COMPONENT)"
         sources = run("apt-get", "indextargets", "--format", line, "Created-By: Packages", "Origin: Debian")
         new = root.with_suffix(".new")
-        shutil.rmtree(new, ignore_errors=True)
         options = ("--quiet", "--variant=apt", f"--include={','.join(asked)}", "--format=directory")
         run("mmdebstrap", *options, "", new, "-", text=sources)
         run("systemctl", f"--root={new}", "mask", "--quiet", *IDLE)
@@ -62,7 +64,7 @@ def system() -> Path:
 
 def install(root: Path) -> None:
     """Put this checkout there, and let it install itself as on any machine."""
-    print("installing this checkout")
+    print("installing this checkout", flush=True)
     place = root / INSIDE.strip("/")
     place.mkdir(exist_ok=True)
     for old in place.iterdir():
@@ -126,6 +128,7 @@ def main() -> int:
     install(root)
     for old in (CONSOLE, REPORT):
         old.unlink(missing_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     machine = boot(root, sys.argv[1:])
     try:
         told = follow(machine)

@@ -282,8 +282,8 @@ STEPS: Sequence[Callable[[Unit], Awaitable[str]]] = (
     *(starts, doctor, held, replied, killed, stopped, once, secret, guarded),
     of_tests("passed", *PYTEST, "tests/integration/test_cgroups.py"),
     of_tests("passed", *PYTEST, "tests/integration/test_boundary.py"),
-    of_tests("^0 not as promised", "tests.fault.limits"),
     of_tests(", 0 not as promised", "tests.fault.escapes"),
+    of_tests("^0 not as promised", "tests.fault.limits"),
 )
 
 
