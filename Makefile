@@ -5,7 +5,7 @@ SHELL := /bin/sh
 .ONESHELL:
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo setup test check fault resume chaos sandbox bench lock install clean packages environments
+.PHONY: help demo setup test check fault resume chaos sandbox vm bench lock install clean packages environments
 
 # Another active environment would win over .venv in `uv run`.
 unexport VIRTUAL_ENV CONDA_PREFIX
@@ -36,6 +36,11 @@ MISSING_FOR_TESTS = $(shell \
 	[ -x /usr/lib/dovecot/imap ] || echo dovecot-imapd; \
 	[ -x /usr/lib/postfix/sbin/master ] || echo postfix; \
 	command -v systemd-analyze >/dev/null || echo systemd)
+MISSING_FOR_VM = $(shell \
+	command -v qemu-system-x86_64 >/dev/null || echo qemu-system-x86; \
+	command -v mmdebstrap >/dev/null || echo mmdebstrap; \
+	[ -x /usr/sbin/mke2fs ] || echo e2fsprogs; \
+	command -v systemctl >/dev/null || echo systemd)
 # Tested where it can be had.
 MAY_HAVE = $(shell command -v runsc >/dev/null || echo runsc)
 
@@ -93,6 +98,11 @@ sandbox: ## try to escape from the sandbox and to take too much in it; print bot
 	GVISOR=all .venv/bin/python -m pytest tests/fault/test_gvisor.py || good=false
 	$$good
 
+vm: ## as root: the unit under systemd with control groups, in an emulated Debian; an hour. STEPS= are words of what to try
+	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_VM)'
+	$(MAKE) environments
+	.venv/bin/python -m tests.vm $(STEPS)
+
 bench: ## time turns, sessions, long threads, checkpoints, intake, its notice, the queue and the gateway, each beside something plain
 	@$(MAKE) packages NEEDED='$(MISSING) $(MISSING_FOR_TESTS)'
 	$(MAKE) environments
@@ -128,7 +138,7 @@ install: setup ## as root: the daemon in /opt/mailagent and its unit in /etc/sys
 	echo "Now edit /etc/mailagent/mailagent.toml; docs/operations.md says the rest."
 
 clean: ## remove what these targets made
-	rm -rf .venv .analysis demo-out .*_cache .hypothesis
+	rm -rf .venv .analysis .vm demo-out .*_cache .hypothesis
 	find mailagent tests skills -name __pycache__ -prune -exec rm -rf {} +
 
 packages:

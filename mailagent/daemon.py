@@ -134,12 +134,12 @@ async def _inboxes(config: Config) -> AsyncIterator[list[Inbox]]:
 async def build(config: Config) -> AsyncIterator[Parts]:
     """Everything started and checked; everything stopped, in reverse order, at the end."""
     state, runtime = Path(config.storage.state_dir), Path(config.storage.runtime_dir)
-    parts_on_host = replace(host.parts(config), control_groups=str(cgroups.delegated() or ""))
+    parts = parts_on_host(config)
     async with AsyncExitStack() as stack:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         stack.enter_context(alone(state / "lock"))
         _sweep(state, runtime)
-        await check_sandbox(config, parts_on_host)
+        await check_sandbox(config, parts)
         client, store = await stack.enter_async_context(stores.client(config))
         transcripts = RedisTranscripts(client, retention_seconds=config.storage.retention_days * DAY)
         ledger = RedisLedger(client, thread_seconds=config.storage.retention_days * DAY)
@@ -153,7 +153,7 @@ async def build(config: Config) -> AsyncIterator[Parts]:
         queue, kept = stores.jobs(config, client), stores.blobs(config)
         await queue.belong_to(await kept.identity())
         workspaces = _workspaces(config, kept, client)
-        agent = ClaudeAgent(_settings(config, parts_on_host, runtime), bubblewrap, gateway, transcripts, workspaces)
+        agent = ClaudeAgent(_settings(config, parts, runtime), bubblewrap, gateway, transcripts, workspaces)
         retention = RedisRetention(client, kept)
         yield _parts(config, queue, kept, workspaces, retention, parser, agent, ledger, store)
 
@@ -346,12 +346,17 @@ async def _ready(open_yet: Sequence[asyncio.Event], started: asyncio.Event) -> N
     await asyncio.Event().wait()
 
 
-async def check_sandbox(config: Config, parts_on_host: Host) -> Sequence[str]:
+def parts_on_host(config: Config) -> Host:
+    """What every sandbox here is made of, with the control groups that were handed to this process."""
+    return replace(host.parts(config), control_groups=str(cgroups.delegated() or ""))
+
+
+async def check_sandbox(config: Config, parts: Host) -> Sequence[str]:
     """Start one before any stranger's file is there, and try what must not work in it; returns what was tried."""
     with tempfile.TemporaryDirectory(prefix="trial-") as trial:
         for name in ("in", "work", "out"):
             Path(trial, name).mkdir()
-        return await boundary.check(Policy(parts_on_host, trial, "", host.limits(config.sandbox)))
+        return await boundary.check(Policy(parts, trial, "", host.limits(config.sandbox)))
 
 
 @contextmanager

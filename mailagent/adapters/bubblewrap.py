@@ -68,13 +68,15 @@ class Inside:
         self._place = place
         self._policy = policy
         groups = policy.host.control_groups
-        self._group = Group(Path(groups), place.name, control(policy.limits)) if groups else None
+        self._group = Group(Path(groups), place.name) if groups else None
         os.mkfifo(place / "status", 0o600)
         self._handle = self._namespace = -1
-        self._watch = Watch(policy, str(place / OWN), memory=self._group is None)
+        self._watch = Watch(policy, str(place / OWN), killed=self._group.killed if self._group else None)
 
     def begin(self) -> None:
-        """Wait for what the launcher starts, and watch it until end()."""
+        """Wait for what the launcher starts, and watch it until end(). TemporaryError when there is no group for it."""
+        if self._group:
+            self._group.make(control(self._policy.limits))
         self._status = os.open(self._place / "status", os.O_RDONLY | os.O_NONBLOCK)
         self._watching = asyncio.create_task(self._keep_watching())
 

@@ -57,21 +57,32 @@ def _make_room(root: Path) -> None:
                 left.rmdir()
     (root / OURS).mkdir(exist_ok=True)
     for process in (root / "cgroup.procs").read_text().split():
-        (root / OURS / "cgroup.procs").write_text(process)
+        with suppress(ProcessLookupError):  # it has ended
+            (root / OURS / "cgroup.procs").write_text(process)
 
 
 class Group:
-    """The control group of one sandbox."""
+    """The control group of one sandbox, once it is made."""
 
-    def __init__(self, root: Path, name: str, settings: Mapping[str, str]) -> None:
+    def __init__(self, root: Path, name: str) -> None:
         self.path = root / name
+
+    def make(self, settings: Mapping[str, str]) -> None:
+        """TemporaryError when that cannot be done; then nothing is left of it."""
         try:
             self.path.mkdir()
-            for key, value in settings.items():
-                if (self.path / key).exists():  # cpu.max is missing where that controller was not handed over
-                    (self.path / key).write_text(value)
+            try:
+                self._set(settings)
+            except OSError:
+                self.path.rmdir()
+                raise
         except OSError as error:
             raise TemporaryError(f"no control group for a sandbox: {error}") from error
+
+    def _set(self, settings: Mapping[str, str]) -> None:
+        for key, value in settings.items():
+            if (self.path / key).exists():  # cpu.max is missing where that controller was not handed over
+                (self.path / key).write_text(value)
 
     def enter(self) -> str:
         """The line of a shell script that moves the script, and what it becomes, into the group."""
@@ -84,7 +95,8 @@ class Group:
 
     async def end(self) -> None:
         """Kill whatever is in it, at one blow, and remove it once it is empty."""
-        (self.path / "cgroup.kill").write_text("1")
-        while "populated 1" in (self.path / "cgroup.events").read_text():  # noqa: ASYNC110
-            await asyncio.sleep(TICK)
-        self.path.rmdir()
+        with suppress(FileNotFoundError):  # another daemon, started in the same subtree, removed it while it was empty
+            (self.path / "cgroup.kill").write_text("1")
+            while "populated 1" in (self.path / "cgroup.events").read_text():  # noqa: ASYNC110
+                await asyncio.sleep(TICK)
+            self.path.rmdir()

@@ -6,7 +6,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
@@ -44,11 +44,13 @@ TOO_MUCH_MEMORY = "The analysis needed more memory than one answer may have. Ple
 class Watch:
     """A watch over the directory trees that a sandbox may write and, once it is there, over its processes."""
 
-    def __init__(self, policy: Policy, beside: str, *, memory: bool) -> None:
-        """`beside` is the directory that is written beside the workspace, once it is there."""
+    def __init__(self, policy: Policy, beside: str, *, killed: Callable[[], int] | None = None) -> None:
+        """`beside` is the directory that is written beside the workspace, once it is there; `killed` tells how many
+        processes the kernel has killed for want of memory, where a control group bounds it."""
         self._limits = policy.limits
         self._trees = [f"{policy.workspace}/work", f"{policy.workspace}/out", beside]
-        self._memory = memory
+        self._killed = killed
+        self._count, self._shells = 0, frozenset[int]()
         self._over = False
         self._nested = bool(policy.host.runsc)
         self._namespace = self._init = self._hurry = 0
@@ -76,8 +78,8 @@ class Watch:
     def _of_memory(
         self, members: Sequence[int], nameless: Sequence[os.stat_result]
     ) -> PermanentError | TemporaryError | None:
-        if not self._memory:
-            return None
+        if self._killed:
+            return self._of_group(members, self._killed())
         if self._used(members, nameless) <= self._limits.memory_bytes:
             self._over = False
         elif self._over or self._nested:
@@ -87,6 +89,19 @@ class Watch:
             self._over = True
         if processes.available_bytes() < RESERVE:
             return TemporaryError("the machine's memory is nearly used up")
+        return None
+
+    def _of_group(self, members: Sequence[int], killed: int) -> PermanentError | None:
+        """The kernel takes one process at a time. What is left of its command might wait for that one for ever, or go
+        on as if all had been well: it is killed as well, and so its shell is told. A command that has only just begun
+        is spared when there was another one before it."""
+        shells = frozenset(self._shells_of(members))
+        late = shells - self._shells if self._shells else frozenset()
+        count, self._count, self._shells = self._count, killed, shells
+        if killed > count:
+            if self._nested:
+                return PermanentError(TOO_MUCH_MEMORY)
+            self._kill_commands(members, late)
         return None
 
     def _of_disk(
@@ -124,13 +139,18 @@ class Watch:
             process = processes.status(process, "PPid") if self._nested else 0
         return False
 
-    def _kill_commands(self, members: Sequence[int]) -> None:
+    def _kill_commands(self, members: Sequence[int], spared: Collection[int] = ()) -> None:
         """Kill all but bubblewrap, the agent, and what the agent started itself: shells, which tell it how their
-        commands ended."""
-        agent = next((process for process in members if processes.status(process, "NSpid") == AGENT), 0)
+        commands ended. The commands of the shells in `spared` are not touched."""
+        agent, shells = _agent(members), set(self._shells_of(members))
         for process in members:
-            if process not in (self._init, agent) and processes.status(process, "PPid") != agent:
+            if process not in (self._init, agent, *shells) and not _descends(process, spared):
                 self._kill(process)
+
+    def _shells_of(self, members: Sequence[int]) -> Iterator[int]:
+        """What the agent started itself."""
+        agent = _agent(members)
+        return (process for process in members if agent and processes.status(process, "PPid") == agent)
 
     def _kill(self, process: int) -> None:
         """By a handle, since the number may be somebody else's by now."""
@@ -166,6 +186,20 @@ class Watch:
         took = time.monotonic() - began
         self._due = began + took + min(LONGEST_PAUSE, SHARE * took)
         return True
+
+
+def _agent(members: Sequence[int]) -> int:
+    """The agent among them; 0 when it is gone."""
+    return next((process for process in members if processes.status(process, "NSpid") == AGENT), 0)
+
+
+def _descends(process: int, ancestors: Collection[int]) -> bool:
+    """Whether one of these is among its parents, their parents, and so on."""
+    while ancestors and process > 1:
+        if process in ancestors:
+            return True
+        process = processes.status(process, "PPid")
+    return False
 
 
 def _devices(trees: Sequence[str]) -> Iterator[tuple[str, int]]:

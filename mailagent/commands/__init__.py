@@ -115,7 +115,7 @@ async def diagnose(config: Config) -> list[host.Check]:
 
 async def _diagnose_sandbox(config: Config) -> list[host.Check]:
     try:
-        tried = await daemon.check_sandbox(config, host.parts(config))
+        tried = await daemon.check_sandbox(config, daemon.parts_on_host(config))
     except (ConfigError, TemporaryError) as error:
         return [host.Check("sandbox", str(error))]
     refused = f"{len(tried)} attempts refused: {', '.join(tried)}"

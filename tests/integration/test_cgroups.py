@@ -9,6 +9,7 @@ import pytest
 
 from mailagent.adapters import bubblewrap, cgroups
 from mailagent.adapters.sandbox import Finished
+from mailagent.core.errors import TemporaryError
 from mailagent.core.policy import Policy, control
 from tests.sandboxes import policy_at
 
@@ -53,7 +54,8 @@ async def test_the_kernel_kills_the_commands_and_not_who_started_them(policy: Po
 @HERE
 async def test_the_limits_are_those_of_the_policy(policy: Policy) -> None:
     assert ROOT is not None
-    group = cgroups.Group(ROOT, "looked-at", control(policy.limits))
+    group = cgroups.Group(ROOT, "looked-at")
+    group.make(control(policy.limits))
     found = {name: (group.path / name).read_text().strip() for name in control(policy.limits)}
     await group.end()
     assert found == control(policy.limits)
@@ -68,7 +70,8 @@ async def test_a_fork_bomb_ends_at_the_number_of_processes(policy: Policy) -> No
 @HERE
 async def test_what_is_in_it_ends_at_one_blow(policy: Policy) -> None:
     assert ROOT is not None
-    group = cgroups.Group(ROOT, "ended", {})
+    group = cgroups.Group(ROOT, "ended")
+    group.make({})
     script = f"{group.enter()}; sleep 1000 & sleep 1000 & echo there; wait"
     process = await asyncio.create_subprocess_exec("/bin/sh", "-c", script, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
@@ -89,3 +92,32 @@ def test_what_nobody_handed_over_is_left_alone(monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "cgroup.controllers").write_text("cpu memory pids")
     assert cgroups.delegated() is None
     assert [path.name for path in tmp_path.iterdir()] == ["cgroup.controllers"]
+
+
+def test_a_launch_that_fails_leaves_no_group(short_path: Path) -> None:
+    (groups := short_path / "groups").mkdir()
+    (short_path / "launch").mkdir()  # where the launcher is to be written
+    policy = policy_at(short_path)
+    with pytest.raises(IsADirectoryError):
+        bubblewrap.launch(short_path, replace(policy, host=replace(policy.host, control_groups=str(groups))))
+    assert list(groups.iterdir()) == []
+
+
+def test_a_group_that_cannot_be_set_is_not_left(tmp_path: Path) -> None:
+    (tmp_path / "busy").mkdir()  # what cannot be written
+    with pytest.raises(TemporaryError, match="no control group"):
+        cgroups.Group(tmp_path, "one").make({"../busy": "1"})
+    assert [path.name for path in tmp_path.iterdir()] == ["busy"]
+
+
+async def test_a_group_that_is_gone_has_ended(tmp_path: Path) -> None:
+    await cgroups.Group(tmp_path, "gone").end()
+
+
+def test_a_process_that_ends_meanwhile_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> int:
+        raise ProcessLookupError
+
+    (tmp_path / "cgroup.procs").write_text("4711\n")
+    monkeypatch.setattr(Path, "write_text", gone)
+    cgroups._make_room(tmp_path)

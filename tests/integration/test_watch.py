@@ -1,5 +1,6 @@
 """The watch over a sandbox, looking at real processes and real files."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,18 @@ async def test_a_command_that_takes_too_much_memory_is_killed_and_its_shell_is_t
     policy = policy_at(short_path, **SMALL, processes=100)
     finished = await bubblewrap.run(policy, ["/bin/bash", "-c", f"{HOG}; echo $?"], timeout=60)
     assert finished.output == "137\n"
+
+
+async def test_what_the_kernel_left_of_a_command_is_killed_and_its_shell_is_told(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is a control group, which here says that the kernel killed a process, the kernel takes only that."""
+    policy = policy_at(short_path, **SMALL)
+    lost = Path(policy.workspace, "work", "lost")
+    told = partial(watch.Watch, killed=lambda: int(lost.exists()))
+    monkeypatch.setattr(bubblewrap, "Watch", lambda policy, others, killed: told(policy, others))
+    script = f"cd /srv; bash -c '>work/lost; {WAIT}'; echo $?"
+    assert (await bubblewrap.run(policy, ["/bin/bash", "-c", script], timeout=60)).output == "137\n"
 
 
 async def test_memory_that_is_not_given_back_ends_the_sandbox(short_path: Path) -> None:
