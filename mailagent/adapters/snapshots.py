@@ -5,7 +5,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ MAX_NAMES = 2 << 20
 each manifest."""
 MAX_FILE_BYTES = 256 * 1024 * 1024
 """A larger file is read nowhere: a sparse one costs the code in the sandbox nothing, and us our memory."""
+NAMED = 200
+"""Characters of a path in the log."""
 
 AT_ONCE = 8
 HELD_BYTES = 32 * 1024 * 1024
@@ -163,22 +165,35 @@ async def named(manifest: BlobId, blobs: Blobs) -> Manifest:
 
 
 def _look(root: Path, room: int) -> tuple[dict[str, os.stat_result], tuple[Folder, ...]]:
-    files, folders, beyond, names = {}, [], [], MAX_NAMES
-    for path, info in sorted(walk(root)):
-        if path.partition("/")[0] != OURS:
-            names -= len(path)
-            size = info.st_size if stat.S_ISREG(info.st_mode) else 0
-            if names < 0 or size > min(room, MAX_FILE_BYTES):
-                beyond.append(path)
-                continue
-            room -= size
+    files, folders, beyond = {}, [], list[str]()
+    for path, info in sorted(_short(walk(root), beyond)):
         if stat.S_ISDIR(info.st_mode):
             folders.append(Folder(path, stat.S_IMODE(info.st_mode) & 0o777, info.st_mtime_ns))
+        elif _is_ours(path):
+            files[path] = info
+        elif info.st_size > min(room, MAX_FILE_BYTES):
+            beyond.append(path)
         else:
             files[path] = info
+            room -= info.st_size
     if beyond:
-        log.warning("%s: %d files are too large for a checkpoint, such as %.200r", root, len(beyond), beyond[0])
+        log.warning("%s: %d files are too large for a checkpoint, such as %r", root, len(beyond), beyond[0][:NAMED])
     return files, tuple(folders)
+
+
+def _short(found: Iterable[tuple[str, os.stat_result]], beyond: list[str]) -> Iterator[tuple[str, os.stat_result]]:
+    """Those whose names there is room for."""
+    left = MAX_NAMES
+    for path, info in found:
+        left -= 0 if _is_ours(path) else len(path)
+        if left >= 0 or _is_ours(path):
+            yield path, info
+        else:
+            beyond.append(path[:NAMED])
+
+
+def _is_ours(path: str) -> bool:
+    return path.partition("/")[0] == OURS
 
 
 def walk(root: Path, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
