@@ -12,6 +12,7 @@ from uuid import uuid4
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from mailagent.adapters.space import Space
 from mailagent.adapters.upstream import Entry, Upstream, refusal
 from mailagent.config import Model
 from mailagent.core.errors import TemporaryError
@@ -26,9 +27,8 @@ protocol = logging.getLogger(f"{__name__}.protocol")
 protocol.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 MAX_BODY = 32 << 20
-"""The most that the Messages API takes."""
-MAX_HELD = 96 << 20
-"""Bytes of bodies that are held at once, of all sessions together."""
+"""The most that the Messages API takes, and what the bodies of one session may take together. There is no bound over
+all sessions, since one of them could take what the others need: their number bounds it."""
 MAX_AT_ONCE = 4
 """Requests of one session under way together: the CLI makes one or two, code that floods us makes more."""
 MAX_CONNECTIONS = 16
@@ -77,7 +77,6 @@ class Gateway:
         self.ledger = ledger
         self.upstream = Upstream(model, key)
         self.prices = Prices(model.price_input, model.price_output, model.price_cache_write, model.price_cache_read)
-        self.held = 0
 
     async def start(self) -> None:
         """Open the pool of connections to the model's server. ConfigError when that cannot be."""
@@ -140,6 +139,7 @@ class _Line:
         self._gateway = gateway
         self._payer = payer
         self._accounts = accounts(payer, gateway.limits)
+        self._space = Space(MAX_BODY)
         self._asked = 0
         self._at_once = 0
 
@@ -164,29 +164,17 @@ class _Line:
         if self._asked >= self._gateway.limits.turn_requests:
             return self._full(used_up(self._accounts[0], Spend(self._asked), time.time()))
         self._asked += 1
-        body = bytearray()
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                await self._receive(request, body)
-            return await self._charged(request, bytes(body))
+            # All of it before the first byte: of two that have the half of what they need, neither could go on.
+            async with self._space.take(_most(request)) as part:
+                async with asyncio.timeout(BODY_SECONDS):
+                    body = await _received(request)
+                part.keep(len(body))
+                return await self._charged(request, body)
         except NotAdmittedError as error:
             return refusal(error.status, error.kind, str(error))
         except TimeoutError:
             return refusal(408, "timeout_error", "the request did not arrive in time")
-        finally:
-            self._gateway.held -= len(body)
-
-    async def _receive(self, request: web.BaseRequest, body: bytearray) -> None:
-        """Read the body, as far as there is room for it."""
-        if "content-encoding" in request.headers:
-            raise NotAdmittedError("the request must not be compressed", 415)
-        async for chunk in request.content.iter_any():
-            body += chunk
-            self._gateway.held += len(chunk)
-            if len(body) > MAX_BODY:
-                raise NotAdmittedError(f"the request has more than {MAX_BODY} bytes", 413, "request_too_large")
-            if self._gateway.held > MAX_HELD:
-                raise NotAdmittedError("too many large requests at once", 529, "overloaded_error")
 
     async def _charged(self, request: web.BaseRequest, raw: bytes) -> web.StreamResponse:
         """Charged with the most that it may use before it is made, with what it used afterwards."""
@@ -223,6 +211,29 @@ class _Line:
     def _full(self, reason: str) -> web.Response:
         self.meter.refused = reason
         return refusal(403, "permission_error", reason)
+
+
+def _most(request: web.BaseRequest) -> int:
+    """How many bytes the body may have. Raises NotAdmittedError for one that nobody would take."""
+    if "content-encoding" in request.headers:
+        raise NotAdmittedError("the request must not be compressed", 415)
+    size = request.content_length
+    if size is not None and size > MAX_BODY:
+        raise _too_large()
+    return MAX_BODY if size is None else size
+
+
+async def _received(request: web.BaseRequest) -> bytes:
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise _too_large()
+    return bytes(body)
+
+
+def _too_large() -> NotAdmittedError:
+    return NotAdmittedError(f"the request has more than {MAX_BODY} bytes", 413, "request_too_large")
 
 
 class _HangUp(asyncio.Protocol):

@@ -10,7 +10,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -591,29 +591,55 @@ def _is_closed(ours: socket.socket) -> bool:
         return False
 
 
-async def test_all_sessions_together_hold_so_much_and_no_more(
-    short_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_HELD", 3_000_000)
+HALF = b'POST /v1/messages HTTP/1.1\r\nHost: m\r\n%s\r\n\r\n{"a": "' + b"x" * 1_000_000
+LARGE = {**ASK, "system": "x" * 1_500_000}
+UNFINISHED = {"said": b"Content-Length: 1900000", "not said": b"Transfer-Encoding: chunked\r\n\r\nffffff"}
+
+
+async def test_what_is_too_large_is_not_taken(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BODY", 2_000_000)
-    half = b'POST /v1/messages HTTP/1.1\r\nHost: m\r\nContent-Length: 1900000\r\n\r\n{"a": "' + b"x" * 1_800_000
-    large = {**ASK, "system": "x" * 1_500_000}
     async with Upstream(whole) as upstream, served(upstream.url, short_path / "s") as at:
         assert (await at.post({**ASK, "system": "x" * 2_000_000}))[0] == 413
-        await until(lambda: at.gateway.held == 0)
-        _, writer = await asyncio.open_unix_connection(str(at.socket))
-        writer.write(half)
-        await until(lambda: at.gateway.held > 1_800_000)
+        back = await at.raw(HALF % b"Transfer-Encoding: chunked\r\n\r\nffffff" + b"x" * 2_000_000)
+        assert back.startswith(b"HTTP/1.1 413 ")
+        assert (await at.post(LARGE))[0] == 200
+
+
+@pytest.mark.parametrize("size", UNFINISHED)
+async def test_bodies_of_a_session_that_need_more_than_it_may_hold_wait_for_each_other(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    monkeypatch.setattr(module, "MAX_BODY", 2_000_000)
+    monkeypatch.setattr(module, "BODY_SECONDS", 1.0)
+    ended: list[Any] = []
+
+    async def noted(asking: Coroutine[Any, Any, Any]) -> None:
+        ended.append(await asking)
+
+    async with Upstream(whole) as upstream, served(upstream.url, short_path / "s") as at:
+        reader, writer = await asyncio.open_unix_connection(str(at.socket))
+        writer.write(HALF % UNFINISHED[size])
+        await asyncio.gather(noted(reader.readline()), noted(at.post(LARGE)), noted(at.post()))
+        writer.close()
+    assert ended[0] == b"HTTP/1.1 408 Request Timeout\r\n", "it had taken the room"
+    assert [status for status, _ in ended[1:]] == [200, 200]
+
+
+async def test_a_session_cannot_take_the_room_of_another(short_path: Path) -> None:
+    """Hostile code begins as many of the largest bodies as there may be requests, and ends none."""
+    head = b"POST /v1/messages HTTP/1.1\r\nHost: m\r\nContent-Length: %d\r\n\r\n" % module.MAX_BODY
+    async with Upstream(whole) as upstream, served(upstream.url, short_path / "s") as at:
+        open_ones = [await asyncio.open_unix_connection(str(at.socket)) for _ in range(module.MAX_AT_ONCE)]
+        for _, writer in open_ones:
+            writer.write(head + b"x" * (module.MAX_BODY - 1))
+        await until(lambda: any(not writer.transport.get_write_buffer_size() for _, writer in open_ones))
         async with (
             at.gateway.listen(short_path / "t", PAYER) as meter,
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(short_path / "t"))) as client,
         ):
-            other = Served(client, meter, short_path / "t", at.gateway)
-            assert (await other.post(large))[0] == 529
-            writer.close()
-            await until(lambda: at.gateway.held == 0)
-            assert (await other.post(large))[0] == 200
-        await until(lambda: at.gateway.held == 0)
+            assert (await Served(client, meter, short_path / "t", at.gateway).post(LARGE))[0] == 200
+        for _, writer in open_ones:
+            writer.transport.abort()
 
 
 async def test_a_body_that_does_not_arrive_is_not_waited_for(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
