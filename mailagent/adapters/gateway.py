@@ -12,13 +12,13 @@ from uuid import uuid4
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from mailagent.adapters.space import Space
-from mailagent.adapters.upstream import Entry, Upstream, refusal
+from mailagent.adapters.space import Part, Space, to_its_end
+from mailagent.adapters.upstream import Body, Entry, Upstream, refusal
 from mailagent.config import Model
 from mailagent.core.errors import TemporaryError
 from mailagent.core.metering import Prices, Tokens
 from mailagent.core.quota import Limits, Payer, Spend, accounts, used_up
-from mailagent.core.request import NotAdmittedError, admit
+from mailagent.core.request import Admitted, NotAdmittedError, admit
 from mailagent.ports import Ledger
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ class Gateway:
         self.limits = limits
         self.ledger = ledger
         self.upstream = Upstream(model, key)
+        self.one_large = asyncio.Lock()  # to read, to judge and to write it anew takes several times its size
         self.prices = Prices(model.price_input, model.price_output, model.price_cache_write, model.price_cache_read)
 
     async def start(self) -> None:
@@ -167,23 +168,31 @@ class _Line:
         try:
             # All of it before the first byte: of two that have the half of what they need, neither could go on.
             async with self._space.take(_most(request)) as part:
-                async with asyncio.timeout(BODY_SECONDS):
-                    body = await _received(request)
-                part.keep(len(body))
-                return await self._charged(request, body)
+                return await self._charged(request, part)
         except NotAdmittedError as error:
             return refusal(error.status, error.kind, str(error))
         except TimeoutError:
             return refusal(408, "timeout_error", "the request did not arrive in time")
 
-    async def _charged(self, request: web.BaseRequest, raw: bytes) -> web.StreamResponse:
-        """Charged with the most that it may use before it is made, with what it used afterwards."""
-        gateway, now = self._gateway, time.time()
-        rules = (gateway.model.name, gateway.model.max_tokens)
+    async def _admitted(self, request: web.BaseRequest) -> Admitted:
+        async with asyncio.timeout(BODY_SECONDS):
+            raw = await _received(request)
+        rules = (self._gateway.model.name, self._gateway.model.max_tokens)
+        if len(raw) < SMALL:
+            return admit(raw, *rules)
         # A thread costs more than most requests do, and saves the others from waiting for a large one.
-        body = admit(raw, *rules) if len(raw) < SMALL else await asyncio.to_thread(admit, raw, *rules)
-        most = Tokens(input=len(raw) // BYTES_PER_TOKEN, output=body["max_tokens"])
-        entry = Entry(uuid4().hex, self._payer.job, self._payer.thread, body["model"], most)
+        async with self._gateway.one_large:
+            return await to_its_end(asyncio.to_thread(admit, raw, *rules))
+
+    async def _charged(self, request: web.BaseRequest, part: Part) -> web.StreamResponse:
+        """Charged with the most that it may use before it is made, with what it used afterwards."""
+        gateway, admitted = self._gateway, await self._admitted(request)
+        part.keep(len(admitted.data))
+        most = Tokens(input=len(admitted.data) // BYTES_PER_TOKEN, output=admitted.writes)
+        body = Body(admitted.data, lambda: part.keep(0))
+        del admitted
+        now = time.time()
+        entry = Entry(uuid4().hex, self._payer.job, self._payer.thread, gateway.model.name, most)
         try:
             full = await gateway.ledger.charge(entry.id, self._accounts, most.spend(gateway.prices), now)
         except TemporaryError as error:
@@ -223,13 +232,13 @@ def _most(request: web.BaseRequest) -> int:
     return MAX_BODY if size is None else size
 
 
-async def _received(request: web.BaseRequest) -> bytes:
+async def _received(request: web.BaseRequest) -> bytearray:
     body = bytearray()
     async for chunk in request.content.iter_any():
         body += chunk
         if len(body) > MAX_BODY:
             raise _too_large()
-    return bytes(body)
+    return body
 
 
 def _too_large() -> NotAdmittedError:

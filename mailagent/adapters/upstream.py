@@ -3,14 +3,12 @@
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import aiohttp
 from aiohttp import web
-from pydantic_core import to_json
 
 from mailagent.adapters.imap import tls_context
 from mailagent.config import Model
@@ -56,6 +54,21 @@ class Entry:
         audit.info("%s", json.dumps({name: value for name, value in asdict(self).items() if name != "began"}))
 
 
+class Body:
+    """What is sent, in memory for no longer than that takes: an answer may take minutes."""
+
+    def __init__(self, data: bytes, sent: Callable[[], None]) -> None:
+        self.data = data
+        self._sent = sent
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """All of it; a large body in one piece would keep all others waiting."""
+        for start in range(0, len(self.data), PIECE):
+            yield self.data[start : start + PIECE]
+        self.data = b""
+        self._sent()
+
+
 class Upstream:
     """Holds the key and the connections, which no sandbox sees."""
 
@@ -79,7 +92,7 @@ class Upstream:
         if self._pool:
             await self._pool.close()
 
-    async def answer(self, request: web.BaseRequest, body: dict[str, Any], entry: Entry) -> web.StreamResponse:
+    async def answer(self, request: web.BaseRequest, body: Body, entry: Entry) -> web.StreamResponse:
         """Ask the model and pass its answer back; `entry` says afterwards how that went and what it used."""
         try:
             async with self._asked(request, body) as upstream:
@@ -94,9 +107,7 @@ class Upstream:
                 entry.tokens = Tokens()
             return refusal(502, "api_error", "the model cannot be reached")
 
-    def _asked(
-        self, request: web.BaseRequest, body: dict[str, Any]
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    def _asked(self, request: web.BaseRequest, body: Body) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         assert self._pool is not None, "start() comes first"  # noqa: S101
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
         # A compressed stream would be held back until a block of it is full.
@@ -105,15 +116,8 @@ class Upstream:
             headers["x-api-key"] = self._key
         url = f"{self._model.base_url.rstrip('/')}/v1/messages"
         query = {"beta": "true"} if request.query.get("beta") == "true" else {}
-        data = to_json(body)
-        headers |= {"content-type": "application/json", "content-length": str(len(data))}
-        return self._pool.post(url, data=_pieces(data), params=query, headers=headers, allow_redirects=False)
-
-
-async def _pieces(data: bytes) -> AsyncIterator[bytes]:
-    """A large body in one piece would keep all others waiting."""
-    for start in range(0, len(data), PIECE):
-        yield data[start : start + PIECE]
+        headers |= {"content-type": "application/json", "content-length": str(len(body.data))}
+        return self._pool.post(url, data=body.pieces(), params=query, headers=headers, allow_redirects=False)
 
 
 async def _passed_back(request: web.BaseRequest, upstream: aiohttp.ClientResponse, entry: Entry) -> web.StreamResponse:

@@ -1,9 +1,10 @@
 """What of a request to the model leaves the sandbox: nothing that reaches the network, or costs more than is known."""
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 FIELDS = (
     *("model", "messages", "system", "tools", "tool_choice", "max_tokens", "stream", "stop_sequences"),
@@ -20,6 +21,9 @@ INLINE = ("base64", "text", "content")
 
 MAX_VALUES = 1_000_000
 """Values in one body: each takes up to a hundred bytes of memory, whatever it takes in the body."""
+MAX_NESTED = 200_000
+"""Lists and objects among them: Python's collector goes through all of them while they are made, and nothing else goes
+on meanwhile."""
 
 _HOSTED = re.compile(r"(?:\w+_20\d{6}|mcp_\w+)")
 """Types of tools that the model's server knows by itself, each with a date: web_search_20250305."""
@@ -34,10 +38,23 @@ class NotAdmittedError(ValueError):
         self.kind = kind
 
 
-def admit(raw: bytes, model: str, max_tokens: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request as it may leave, and how many tokens it may write."""
+
+    data: bytes
+    writes: int
+
+
+def admit(raw: bytes | bytearray, model: str, max_tokens: int) -> Admitted:
     """The request as it may leave: for this model, with at most so many tokens to write, and without the tools that the
     model's server would run itself (web search, web fetch, remote MCP). Raises NotAdmittedError."""
-    body = _parsed(raw)
+    body = _judged(_parsed(raw), model)
+    writes = min(body["max_tokens"], max_tokens)
+    return Admitted(to_json({**body, "max_tokens": writes}), writes)
+
+
+def _judged(body: object, model: str) -> dict[str, Any]:
     if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
         raise NotAdmittedError("not a Messages API request")
     if body.get("model") != model:
@@ -52,7 +69,7 @@ def admit(raw: bytes, model: str, max_tokens: int) -> dict[str, Any]:
     wanted = kept.get("max_tokens")
     if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
         raise NotAdmittedError("max_tokens must be a positive whole number")
-    return {**kept, "max_tokens": min(wanted, max_tokens)}
+    return kept
 
 
 def betas(header: str) -> str:
@@ -61,8 +78,9 @@ def betas(header: str) -> str:
     return ",".join(each for each in wanted if each and not each.startswith(DEARER))
 
 
-def _parsed(raw: bytes) -> object:
-    if len(raw) > MAX_VALUES and sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:
+def _parsed(raw: bytes | bytearray) -> object:
+    nested = sum(map(raw.count, (b"[", b"{"))) if len(raw) > MAX_NESTED else 0
+    if nested > MAX_NESTED or nested + raw.count(b",") > MAX_VALUES:
         raise NotAdmittedError("the request has too many parts", 413, "request_too_large")
     try:
         return from_json(raw)

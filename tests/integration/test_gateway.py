@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -243,6 +244,7 @@ IMAGE = {"type": "image", "source": {"type": "url", "url": "https://elsewhere.te
         (_within([{"type": "mcp_tool_use", "name": "x"}]), 400),
         ({**ASK, "system": [{"type": "document", "source": {"type": "url"}}]}, 400),
         ({**ASK, "metadata": [0] * 1_000_001}, 413),
+        ({**ASK, "metadata": [[]] * 200_001}, 413),
     ],
 )
 async def test_what_is_not_admitted_is_not_sent(short_path: Path, body: Any, status: int) -> None:
@@ -623,6 +625,37 @@ async def test_bodies_of_a_session_that_need_more_than_it_may_hold_wait_for_each
         writer.close()
     assert ended[0] == b"HTTP/1.1 408 Request Timeout\r\n", "it had taken the room"
     assert [status for status, _ in ended[1:]] == [200, 200]
+
+
+@pytest.mark.parametrize("size", [500_000, 1_500_000])
+async def test_nothing_of_a_request_stays_in_memory_while_its_answer_comes(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(module, "MAX_BODY", 2_000_000)
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: web.Request) -> web.Response:
+        asked.set()
+        await go_on.wait()
+        return web.json_response(usage(input_tokens=5, output_tokens=7))
+
+    body = {**ASK, "system": "x" * size}
+    async with Upstream(slow) as upstream, served(upstream.url, short_path / "s") as at:
+        tracemalloc.start()
+        first = asyncio.create_task(at.post(body))
+        await asked.wait()
+        await until(lambda: _kept_by_us() < size // 3)
+        tracemalloc.stop()
+        others = [asyncio.create_task(at.post(body)) for _ in range(3)]
+        await until(lambda: len(upstream.asked) == 4)
+        go_on.set()
+        assert [(await each)[0] for each in (first, *others)] == [200] * 4
+
+
+def _kept_by_us() -> int:
+    """Bytes of memory that our modules have taken, while they are traced."""
+    snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/mailagent/*")])
+    return sum(trace.size for trace in snapshot.traces)
 
 
 async def test_a_session_cannot_take_the_room_of_another(short_path: Path) -> None:

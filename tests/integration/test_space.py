@@ -1,10 +1,11 @@
 """Room in memory is given in the order in which it is asked for, and what is given back is there again."""
 
 import asyncio
+import threading
 
 import pytest
 
-from mailagent.adapters.space import Space
+from mailagent.adapters.space import Space, to_its_end
 
 
 async def have(space: Space, size: int, kept: int, go_on: asyncio.Event) -> int:
@@ -46,4 +47,24 @@ async def test_who_no_longer_waits_is_in_nobodys_way() -> None:
         await second
     go_on.set()
     assert [await first, await third] == [10, 1]
+    assert space.left == 10
+
+
+async def test_a_thread_has_its_room_until_it_ends_also_when_nobody_waits_for_it() -> None:
+    space, begun, go_on = Space(10), asyncio.Event(), threading.Event()
+
+    async def work() -> None:
+        async with space.take(10):
+            begun.set()
+            await to_its_end(asyncio.to_thread(go_on.wait))
+
+    working = asyncio.create_task(work())
+    await begun.wait()
+    for _ in range(2):
+        working.cancel()
+        await asyncio.wait({working}, timeout=0.01)
+        assert space.left == 0
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await working
     assert space.left == 10
