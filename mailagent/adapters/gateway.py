@@ -12,11 +12,12 @@ from uuid import uuid4
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from mailagent.adapters.charges import Charges
 from mailagent.adapters.space import Part, Space, to_its_end
 from mailagent.adapters.upstream import Body, Entry, Upstream, refusal
 from mailagent.config import Model
 from mailagent.core.errors import TemporaryError
-from mailagent.core.metering import Prices, Tokens
+from mailagent.core.metering import Prices, Tokens, most
 from mailagent.core.quota import Limits, Payer, Spend, accounts, used_up
 from mailagent.core.request import Admitted, NotAdmittedError, admit
 from mailagent.ports import Ledger
@@ -38,8 +39,6 @@ IDLE_SECONDS = 75.0
 READ_BYTES = 1 << 18
 SETTLE_SECONDS = 2.0
 SMALL = 1 << 20
-BYTES_PER_TOKEN = 4
-"""About what a token takes in a request; only until its answer says how many there were."""
 
 
 @dataclass(slots=True)
@@ -74,7 +73,7 @@ class Gateway:
     def __init__(self, model: Model, key: str, limits: Limits, ledger: Ledger) -> None:
         self.model = model
         self.limits = limits
-        self.ledger = ledger
+        self.charges = Charges(ledger)
         self.upstream = Upstream(model, key)
         self.one_large = asyncio.Lock()  # to read, to judge and to write it anew takes several times its size
         self.prices = Prices(model.price_input, model.price_output, model.price_cache_write, model.price_cache_read)
@@ -177,7 +176,8 @@ class _Line:
     async def _admitted(self, request: web.BaseRequest) -> Admitted:
         async with asyncio.timeout(BODY_SECONDS):
             raw = await _received(request)
-        rules = (self._gateway.model.name, self._gateway.model.max_tokens)
+        model = self._gateway.model
+        rules = (model.name, model.max_tokens, model.context_tokens)
         if len(raw) < SMALL:
             return admit(raw, *rules)
         # A thread costs more than most requests do, and saves the others from waiting for a large one.
@@ -188,20 +188,19 @@ class _Line:
         """Charged with the most that it may use before it is made, with what it used afterwards."""
         gateway, admitted = self._gateway, await self._admitted(request)
         part.keep(len(admitted.data))
-        most = Tokens(input=len(admitted.data) // BYTES_PER_TOKEN, output=admitted.writes)
+        tokens = most(admitted.reads, admitted.writes, gateway.prices)
         body = Body(admitted.data, lambda: part.keep(0))
         del admitted
-        now = time.time()
-        entry = Entry(uuid4().hex, self._payer.job, self._payer.thread, gateway.model.name, most)
+        entry = Entry(uuid4().hex, self._payer.job, self._payer.thread, gateway.model.name, tokens)
         try:
-            full = await gateway.ledger.charge(entry.id, self._accounts, most.spend(gateway.prices), now)
+            full = await gateway.charges.charge(entry.id, self._accounts, tokens.spend(gateway.prices))
         except TemporaryError as error:
             log.warning("no request to the model without an account: %s", error)
             return refusal(503, "api_error", "the account cannot be reached")
         if full:
-            return self._full(used_up(*full, now))
+            return self._full(used_up(*full, time.time()))
         self.meter.requests += 1
-        self.meter.first_request_at = self.meter.first_request_at or now
+        self.meter.first_request_at = self.meter.first_request_at or time.time()
         try:
             return await gateway.upstream.answer(request, body, entry)
         finally:
@@ -213,7 +212,7 @@ class _Line:
         self.meter.add(entry.tokens, spend.dollars)
         entry.write()
         try:
-            await self._gateway.ledger.settle(entry.id, spend)
+            await self._gateway.charges.settle(entry.id, spend)
         except TemporaryError as error:
             log.warning("request %s stays charged with the most that it might have used: %s", entry.id, error)
 

@@ -22,6 +22,8 @@ PASSED_ON = ("accept", "anthropic-version")
 """Headers of the sandbox that reach the model as they are; anthropic-beta is looked at, all others are dropped."""
 
 PASSED_BACK = ("content-type", "request-id", "retry-after", "x-should-retry")
+UNASKED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
+"""There was no connection that a request could have gone through."""
 CONNECT_SECONDS = 20.0
 PIECE = 1 << 18
 
@@ -98,12 +100,13 @@ class Upstream:
             async with self._asked(request, body) as upstream:
                 entry.status, entry.upstream_id = upstream.status, upstream.headers.get("request-id", "")
                 if 300 <= upstream.status < 400:  # to where nobody configured
+                    entry.tokens = Tokens()
                     raise aiohttp.ClientPayloadError(f"a redirection, {upstream.status}")
                 return await _passed_back(request, upstream, entry)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.warning("the model cannot be reached: %s", error or type(error).__name__)
             entry.error = type(error).__name__
-            if not isinstance(error, TimeoutError):  # else it may have worked all the time, and be paid for
+            if isinstance(error, UNASKED):  # else it may have worked all the time, and be paid for
                 entry.tokens = Tokens()
             return refusal(502, "api_error", "the model cannot be reached")
 

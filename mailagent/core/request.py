@@ -1,6 +1,8 @@
 """What of a request to the model leaves the sandbox: nothing that reaches the network, or costs more than is known."""
 
 import re
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,11 @@ MAX_NESTED = 200_000
 """Lists and objects among them: Python's collector goes through all of them while they are made, and nothing else goes
 on meanwhile."""
 
+IMAGE_TOKENS = 5_000
+"""More than the largest picture is (4,784; for older models 1,600)."""
+EXTRA_TOKENS = 2_000
+"""What the model's server adds, such as how tools are to be used, is less."""
+
 _HOSTED = re.compile(r"(?:\w+_20\d{6}|mcp_\w+)")
 """Types of tools that the model's server knows by itself, each with a date: web_search_20250305."""
 
@@ -40,18 +47,20 @@ class NotAdmittedError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A request as it may leave, and how many tokens it may write."""
+    """A request as it may leave, and the most tokens that the model reads and writes for it."""
 
     data: bytes
+    reads: int
     writes: int
 
 
-def admit(raw: bytes | bytearray, model: str, max_tokens: int) -> Admitted:
+def admit(raw: bytes | bytearray, model: str, max_tokens: int, context_tokens: int) -> Admitted:
     """The request as it may leave: for this model, with at most so many tokens to write, and without the tools that the
     model's server would run itself (web search, web fetch, remote MCP). Raises NotAdmittedError."""
     body = _judged(_parsed(raw), model)
     writes = min(body["max_tokens"], max_tokens)
-    return Admitted(to_json({**body, "max_tokens": writes}), writes)
+    data = to_json({**body, "max_tokens": writes})
+    return Admitted(data, min(_most_read(body, len(data)), context_tokens), writes)
 
 
 def _judged(body: object, model: str) -> dict[str, Any]:
@@ -88,6 +97,25 @@ def _parsed(raw: bytes | bytearray) -> object:
         raise NotAdmittedError("the request is not JSON") from error
 
 
+def _most_read(body: dict[str, Any], size: int) -> int:
+    """The most tokens that a request of so many bytes may be.
+
+    A token of text is a byte at least. Usual text has four to a token, but code can write some that has one, so a
+    smaller figure would be an estimate, and no bound; that a request seems to cost four times too much until its answer
+    says what it did, keeps nobody from asking (adapters/charges.py). A picture's bytes tell nothing: a few hundred may
+    be as large as there are, and those of a chart would be more than the model can read. A document may have any number
+    of pages: it counts as all that the model can read, which bounds the whole anyway."""
+    tokens = size + EXTRA_TOKENS
+    for each in _objects([body["messages"], body.get("system")]):
+        source = each.get("source")
+        if isinstance(source, dict) and source.get("type") == "base64":
+            if each.get("type") != "image":
+                return sys.maxsize
+            data = source.get("data")
+            tokens += IMAGE_TOKENS - (len(data) if isinstance(data, str) else 0)
+    return tokens
+
+
 def _own_tools(tools: object) -> list[dict[str, Any]]:
     listed = tools if isinstance(tools, list) else []
     return [tool for tool in listed if isinstance(tool, dict) and tool.get("type", "custom") == "custom"]
@@ -101,19 +129,26 @@ def _own_edits(management: object) -> list[dict[str, Any]]:
 
 
 def _reaches_out(value: object) -> bool:
-    """Whether the model's server would have to fetch or run something to read this. What a tool was called with is the
-    model's own text, whatever it looks like."""
+    """Whether the model's server would have to fetch or run something to read this."""
+    for each in _objects(value):
+        source = each.get("source")
+        if each.get("type") in ("image", "document") and isinstance(source, dict):
+            if source.get("type") not in INLINE:
+                return True
+        elif _HOSTED.fullmatch(str(each.get("type", ""))):
+            return True
+    return False
+
+
+def _objects(value: object) -> Iterator[dict[str, Any]]:
+    """All objects in it, but those that a tool was called with: they are the model's own text, whatever they look
+    like."""
     waiting = [value]
     while waiting:
         each = waiting.pop()
-        if isinstance(each, list):
-            waiting += each
-        elif isinstance(each, dict) and each.get("type") != "tool_use":
-            source = each.get("source")
-            if each.get("type") in ("image", "document") and isinstance(source, dict):
-                if source.get("type") not in INLINE:
-                    return True
-            elif _HOSTED.fullmatch(str(each.get("type", ""))):
-                return True
-            waiting += [inner for inner in each.values() if isinstance(inner, dict | list)]
-    return False
+        inner: Iterable[object] = each if isinstance(each, list) else ()
+        if isinstance(each, dict):
+            yield each
+            called = each.get("type") == "tool_use"
+            inner = (part for name, part in each.items() if not (called and name == "input"))
+        waiting += [part for part in inner if isinstance(part, dict | list)]

@@ -40,6 +40,10 @@ TWO = Limits(turn_requests=2)
 Handler = Callable[[web.Request], Any]
 
 
+def _within(content: Any) -> dict[str, Any]:
+    return {**ASK, "messages": [{"role": "user", "content": content}]}
+
+
 @dataclass
 class Served:
     """A session's socket, and what is asked on it."""
@@ -48,6 +52,7 @@ class Served:
     meter: Meter
     socket: Path
     gateway: Gateway
+    ledger: Ledger
 
     async def post(self, body: Any = ASK, **headers: str) -> tuple[int, bytes]:
         data = io.BytesIO(json.dumps(body).encode())
@@ -70,15 +75,15 @@ class Served:
 async def served(
     url: str, socket: Path, *, limits: Limits | None = None, ledger: Ledger | None = None, **model: Any
 ) -> AsyncIterator[Served]:
-    settings = Model(**{"base_url": url, "name": "rules", **model})
-    gateway = Gateway(settings, "the-key", limits or Limits(), ledger or FakeLedger())
+    settings, account = Model(**{"base_url": url, "name": "rules", **model}), ledger or FakeLedger()
+    gateway = Gateway(settings, "the-key", limits or Limits(), account)
     await gateway.start()
     try:
         async with (
             gateway.listen(socket, PAYER) as meter,
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket), limit=0)) as client,
         ):
-            yield Served(client, meter, socket, gateway)
+            yield Served(client, meter, socket, gateway, account)
     finally:
         await gateway.stop()
 
@@ -218,10 +223,6 @@ async def test_a_request_leaves_without_what_reaches_the_network_or_costs_more(s
         assert upstream.asked[0][1] == {**ASK, "max_tokens": 100, **kept}
 
 
-def _within(content: Any) -> dict[str, Any]:
-    return {**ASK, "messages": [{"role": "user", "content": content}]}
-
-
 IMAGE = {"type": "image", "source": {"type": "url", "url": "https://elsewhere.test/?data"}}
 
 
@@ -302,7 +303,7 @@ async def test_a_stream_is_charged_by_what_it_says_of_itself(
     ):
         await at.post()
         await at.meter.settled()
-        charged = await spent(at.gateway.ledger)
+        charged = await spent(at.ledger)
         assert (at.meter.input_tokens, at.meter.output_tokens) == tokens
         assert at.meter.dollars == pytest.approx(dollars / 1e6)
         assert charged == Spent(tokens=sum(tokens), dollars=round(dollars / 1e6, 6), requests=1)
@@ -322,6 +323,7 @@ async def test_a_request_is_charged_before_it_is_made(short_path: Path, redis_ur
     seen: list[Spent] = []
     client, _ = await connect(redis_url)
     other, _ = await connect(redis_url)
+    free: dict[str, Any] = {"price_input": 0, "price_cache_write": 0, "price_cache_read": 0}
 
     async def look(_: web.Request) -> web.Response:
         seen.append(await spent(RedisLedger(other)))
@@ -331,12 +333,85 @@ async def test_a_request_is_charged_before_it_is_made(short_path: Path, redis_ur
         client,
         other,
         Upstream(look) as upstream,
-        served(upstream.url, short_path / "s", ledger=RedisLedger(client), price_input=0, price_output=10**6) as at,
+        served(upstream.url, short_path / "s", ledger=RedisLedger(client), price_output=10**6, **free) as at,
     ):
         await at.post()
         await at.meter.settled()
         assert [(each.requests, each.dollars) for each in seen] == [(1, 10.0)]
-        assert (await spent(at.gateway.ledger)).dollars == 1.0
+        assert (await spent(at.ledger)).dollars == 1.0
+
+
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGVsbG8="}}
+DOCUMENT = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "aGVsbG8="}}
+
+
+@pytest.mark.parametrize(
+    ("content", "read"),
+    [("tokens of a byte: " + "^" * 9_000, 9_000), ([PICTURE] * 5, 5 * 4_784), ([DOCUMENT], 50_000)],
+)
+async def test_who_hangs_up_before_the_answer_has_paid_the_most_that_it_may_have_cost(
+    short_path: Path, content: Any, read: int
+) -> None:
+    """Whatever it was, and were it all put into the cache for an hour."""
+    asked = asyncio.Event()
+
+    async def silent(_: web.Request) -> web.Response:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    prices: dict[str, Any] = {"price_input": 10, "price_output": 50, "price_cache_write": 12.5, "price_cache_read": 1}
+    async with (
+        Upstream(silent) as upstream,
+        served(upstream.url, short_path / "s", context_tokens=50_000, **prices) as at,
+    ):
+        asking = asyncio.create_task(at.post({**_within(content), "max_tokens": 100}))
+        await asked.wait()
+        asking.cancel()
+        await until(lambda: at.meter.output_tokens == 100)
+        charged = await spent(at.ledger)
+        assert read + 100 <= charged.tokens < 3 * read
+        assert charged.dollars >= (read * 20 + 100 * 50) / 1e6
+
+
+async def test_a_model_that_closes_after_it_was_asked_may_have_worked(short_path: Path) -> None:
+    async def closes(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async with Upstream(closes) as upstream, served(upstream.url, short_path / "s") as at:
+        assert (await at.post({**ASK, "max_tokens": 77}))[0] == 502
+        await at.meter.settled()
+        assert at.meter.output_tokens == 77
+
+
+@pytest.mark.parametrize(("dollars", "statuses"), [(0.05, [200] * 4), (0.03, [200, 200, 200, 403]), (0.005, [200])])
+async def test_a_limit_is_passed_by_one_request_at_most_also_of_four_at_once(
+    short_path: Path, redis_url: str, dollars: float, statuses: list[int]
+) -> None:
+    """And none is refused since others might have used what is left."""
+
+    async def dear(_: web.Request) -> web.Response:
+        return web.json_response(usage(input_tokens=1000, output_tokens=0))
+
+    client, _ = await connect(redis_url)
+    async with (
+        client,
+        Upstream(dear) as upstream,
+        served(
+            upstream.url,
+            short_path / "s",
+            ledger=RedisLedger(client),
+            limits=Limits(turn_dollars=dollars),
+            price_input=10,
+            price_output=50,
+        ) as at,
+    ):
+        answers = await asyncio.gather(*(at.post(_within([PICTURE])) for _ in range(4)))
+        assert sorted(status for status, _ in answers) == [*statuses, *[403] * (4 - len(statuses))]
+        await at.meter.settled()
+        assert (await spent(at.ledger)).dollars == pytest.approx(0.01 * statuses.count(200))
 
 
 @pytest.mark.parametrize(
@@ -369,7 +444,7 @@ async def test_every_limit_stops_the_turn_in_words_for_the_sender(
         async with gateway.listen(short_path / "s", payer) as meter:
             connector = aiohttp.UnixConnector(str(short_path / "s"))
             async with aiohttp.ClientSession(connector=connector) as client:
-                at = Served(client, meter, short_path / "s", gateway)
+                at = Served(client, meter, short_path / "s", gateway, ledger)
                 assert [(await at.post())[0] for _ in range(3)] == [200, 200, 403]
         await gateway.stop()
     assert len(upstream.asked) == 2
@@ -416,7 +491,7 @@ async def test_a_model_that_is_away_tells_the_cli_to_try_again_and_costs_nothing
         await at.meter.settled()
         assert status == 502
         assert json.loads(answer)["error"]["type"] == "api_error"
-        assert await spent(at.gateway.ledger) == Spent(requests=1)
+        assert await spent(at.ledger) == Spent(requests=1)
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500, 529])
@@ -431,7 +506,7 @@ async def test_an_error_of_the_model_passes_with_its_retry_after_and_costs_nothi
             assert (response.status, await response.json()) == (status, {"type": "error"})
             assert (response.headers["retry-after"], response.headers["x-should-retry"]) == ("7", "no")
         await at.meter.settled()
-        assert await spent(at.gateway.ledger) == Spent(requests=1)
+        assert await spent(at.ledger) == Spent(requests=1)
 
 
 async def test_a_redirection_is_not_followed(short_path: Path) -> None:
@@ -670,7 +745,7 @@ async def test_a_session_cannot_take_the_room_of_another(short_path: Path) -> No
             at.gateway.listen(short_path / "t", PAYER) as meter,
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(short_path / "t"))) as client,
         ):
-            assert (await Served(client, meter, short_path / "t", at.gateway).post(LARGE))[0] == 200
+            assert (await Served(client, meter, short_path / "t", at.gateway, at.ledger).post(LARGE))[0] == 200
         for _, writer in open_ones:
             writer.transport.abort()
 
