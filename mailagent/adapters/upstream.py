@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import aiohttp
 from aiohttp import web
@@ -127,29 +127,22 @@ async def _passed_back(request: web.BaseRequest, upstream: aiohttp.ClientRespons
     """The answer, piece by piece. Half an answer must not look like a whole one: then the connection is cut."""
     back = {name: upstream.headers[name] for name in PASSED_BACK if name in upstream.headers}
     response, tally = web.StreamResponse(status=upstream.status, headers=back), Tally()
-    otherwise = entry.tokens  # when the sandbox hangs up: what the model wrote after that, nobody can say
     try:
         await response.prepare(request)
         async for chunk in upstream.content.iter_any():
             entry.first_byte_ms = entry.first_byte_ms or entry.elapsed()
             tally.feed(chunk)
             await response.write(chunk)
-        otherwise = _at_most(otherwise, tally.size)
         await response.write_eof()
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
         entry.error = type(error).__name__
         if request.transport and not request.transport.is_closing():
             log.warning("an answer of the model broke off: %s", error or entry.error)
-            otherwise = _at_most(otherwise, tally.size)
             request.transport.abort()
     finally:
-        entry.tokens = tally.tokens(otherwise) if upstream.status == 200 else Tokens()
+        # What it wrote until it broke off, its size does not tell: thoughts that are not shown are not sent.
+        entry.tokens = tally.tokens(entry.tokens) if upstream.status == 200 else Tokens()
     return response
-
-
-def _at_most(tokens: Tokens, size: int) -> Tokens:
-    """No token that was written takes less than a byte."""
-    return replace(tokens, output=min(tokens.output, size))
 
 
 def refusal(status: int, kind: str, words: str, headers: dict[str, str] | None = None) -> web.Response:

@@ -60,14 +60,12 @@ class Tally:
     """Reads the token counts of an answer of the Messages API: server-sent events, or one JSON object."""
 
     def __init__(self) -> None:
-        self.size = 0
         self._rest = b""
         self._told = False
         self._seen: dict[str, int] = {}
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes."""
-        self.size += len(chunk)
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
             if line.startswith(b"data:") and b'"usage"' in line:

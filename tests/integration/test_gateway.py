@@ -540,19 +540,34 @@ async def test_a_stream_is_not_held_back(short_path: Path) -> None:
         assert await response.read() == b"data: second\n\n"
 
 
-async def test_an_answer_that_breaks_off_does_not_look_whole_and_costs_what_came(short_path: Path) -> None:
+PING = {"type": "ping"}
+HIDDEN = {**ASK, "max_tokens": 7777, "thinking": {"type": "enabled", "budget_tokens": 7000, "display": "omitted"}}
+
+
+async def test_an_answer_that_breaks_off_does_not_look_whole_and_costs_all_that_it_might(short_path: Path) -> None:
+    """Of thoughts that are not shown, nothing but signs of life comes."""
+
     async def broken(request: web.Request) -> web.StreamResponse:
-        response = await events(request, started(input_tokens=3))
+        response = await events(request, started(input_tokens=3), PING)
         assert request.transport is not None
         request.transport.abort()
         return response
 
     async with Upstream(broken) as upstream, served(upstream.url, short_path / "s") as at:
         with pytest.raises(aiohttp.ClientError):
-            await at.post({**ASK, "max_tokens": 5000})
+            await at.post(HIDDEN)
         await at.meter.settled()
-        assert at.meter.input_tokens == 3
-        assert 0 < at.meter.output_tokens < 200
+        assert (at.meter.input_tokens, at.meter.output_tokens) == (3, 7777)
+
+
+async def test_an_answer_that_does_not_say_what_it_was_costs_all_that_it_might(short_path: Path) -> None:
+    async def failed(request: web.Request) -> web.StreamResponse:
+        return await events(request, started(input_tokens=3), PING, {"type": "error"})
+
+    async with Upstream(failed) as upstream, served(upstream.url, short_path / "s") as at:
+        assert (await at.post(HIDDEN))[0] == 200
+        await at.meter.settled()
+        assert (at.meter.input_tokens, at.meter.output_tokens) == (3, 7777)
 
 
 async def test_an_answer_that_is_not_read_to_its_end_costs_all_that_it_might(short_path: Path) -> None:
@@ -594,7 +609,7 @@ async def test_a_stream_that_takes_too_long_is_cut(short_path: Path) -> None:
         await at.meter.settled()
         assert back.count(b"HTTP/1.1") == 1
         assert not back.endswith(b"\r\n0\r\n\r\n"), "it must not look whole"
-        assert at.meter.input_tokens == 3
+        assert (at.meter.input_tokens, at.meter.output_tokens) == (3, ASK["max_tokens"])
 
 
 async def test_a_session_that_ends_meanwhile_has_paid(short_path: Path) -> None:
