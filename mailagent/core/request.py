@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,40 @@ FIELDS = (
 """Fields of a request that are passed on. Not among them: what reaches the network (mcp_servers, container), and what
 costs more than the price list says (service_tier, speed, inference_geo)."""
 
-DEARER = ("context-1m", "fast-mode")
-"""Beta features that cost more than the price list says."""
+BETAS = frozenset(
+    {
+        *("advanced-tool-use", "cache-diagnosis", "claude-code", "claude-code-side-query", "context-hint"),
+        *("context-management", "dangerous-tool-use", "effort", "extended-cache-ttl", "fine-grained-tool-streaming"),
+        *("inline-tools", "interleaved-thinking", "message-threads", "mid-conversation-system"),
+        *("mid-conversation-system-clear-at", "mid-conversation-tool-changes", "per-turn-control"),
+        *("program-use-case-ids", "prompt-caching-evict", "prompt-caching-scope", "redact-thinking", "resumption"),
+        *("structured-outputs", "task-budgets", "thinking-binding-controls", "thinking-display-updates"),
+        *("thinking-resumption", "thinking-token-count", "timing", "token-efficient-tools", "tool-provenance"),
+        "tool-search-tool",
+    }
+)
+"""Beta features that the CLI uses, without their dates, and that neither reach the network nor cost more than the price
+list says, as a larger window, a faster answer, another model or an adviser would."""
+
+MESSAGE = frozenset({"role", "content", "clear_at", "output_config"})
+"""What a message has."""
+
+BLOCKS = frozenset(
+    {"text", "image", "document", "search_result", "thinking", "redacted_thinking", "tool_use", "tool_result"}
+)
+"""What the content of a message is made of."""
+
+CHANGES = frozenset({"tool_reference", "tool_addition", "tool_removal", "tool_definition"})
+"""How a conversation takes up a tool that it has, and gives it back."""
+
+WITHIN = frozenset(
+    {
+        *("base64", "content"),  # sources, beside text
+        *("ephemeral", "direct", "custom"),  # how long it is cached, who called a tool, a tool of the CLI's own
+        *("char_location", "page_location", "content_block_location", "search_result_location"),  # citations
+    }
+)
+"""What there is within a block."""
 
 INLINE = ("base64", "text", "content")
 """Sources of content that stand in the request; others (a URL, a file) the model's server would fetch itself."""
@@ -32,8 +64,18 @@ IMAGE_TOKENS = 5_000
 EXTRA_TOKENS = 2_000
 """What the model's server adds, such as how tools are to be used, is less."""
 
-_HOSTED = re.compile(r"(?:\w+_20\d{6}|mcp_\w+)")
-"""Types of tools that the model's server knows by itself, each with a date: web_search_20250305."""
+TOOL = (
+    *("name", "description", "input_schema", "type", "strict", "cache_control", "defer_loading", "input_examples"),
+    "eager_input_streaming",
+)
+"""What is passed on of a tool."""
+
+APART = {"tool_use": "input", "tool_definition": "definition"}
+"""What in a block is no content: the model's own text with which it called a tool, whatever that looks like; a tool."""
+
+ELSEWHERE = "schemas that refer to others elsewhere are not allowed"
+
+_DATE = re.compile(r"-20\d{2}-?\d{2}-?\d{2}")
 
 
 class NotAdmittedError(ValueError):
@@ -68,11 +110,17 @@ def _judged(body: object, model: str) -> dict[str, Any]:
         raise NotAdmittedError("not a Messages API request")
     if body.get("model") != model:
         raise NotAdmittedError(f"only the model {model} may be asked", 404, "not_found_error")
-    if _reaches_out(body["messages"]) or _reaches_out(body.get("system")):
-        raise NotAdmittedError("content and tools from elsewhere are not allowed")
+    for message in body["messages"]:
+        if not isinstance(message, dict) or not message.keys() <= MESSAGE:
+            raise NotAdmittedError(f"a message may have {', '.join(sorted(MESSAGE))}, and nothing else")
+    for each in _objects(_contents(body)):
+        _check(each)
     kept = {name: body[name] for name in FIELDS if name in body}
     if "tools" in kept:
         kept["tools"] = _own_tools(kept["tools"])
+    forms = [each.get("output_config") for each in (*body["messages"], kept)]
+    if _refers_elsewhere([kept.get("tools"), kept.get("output_format"), *forms]):
+        raise NotAdmittedError(ELSEWHERE)
     if "context_management" in kept:
         kept["context_management"] = {"edits": _own_edits(kept["context_management"])}
     wanted = kept.get("max_tokens")
@@ -82,9 +130,9 @@ def _judged(body: object, model: str) -> dict[str, Any]:
 
 
 def betas(header: str) -> str:
-    """The beta features that may be asked for (the header anthropic-beta), without those that cost more."""
+    """The beta features that may be asked for (the header anthropic-beta), of those that are asked for."""
     wanted = [each.strip() for each in header.split(",")]
-    return ",".join(each for each in wanted if each and not each.startswith(DEARER))
+    return ",".join(each for each in wanted if _DATE.sub("", each) in BETAS)
 
 
 def _parsed(raw: bytes | bytearray) -> object:
@@ -106,7 +154,7 @@ def _most_read(body: dict[str, Any], size: int) -> int:
     be as large as there are, and those of a chart would be more than the model can read. A document may have any number
     of pages: it counts as all that the model can read, which bounds the whole anyway."""
     tokens = size + EXTRA_TOKENS
-    for each in _objects([body["messages"], body.get("system")]):
+    for each in _objects(_contents(body)):
         source = each.get("source")
         if isinstance(source, dict) and source.get("type") == "base64":
             if each.get("type") != "image":
@@ -118,7 +166,8 @@ def _most_read(body: dict[str, Any], size: int) -> int:
 
 def _own_tools(tools: object) -> list[dict[str, Any]]:
     listed = tools if isinstance(tools, list) else []
-    return [tool for tool in listed if isinstance(tool, dict) and tool.get("type", "custom") == "custom"]
+    own = [tool for tool in listed if isinstance(tool, dict) and tool.get("type", "custom") == "custom"]
+    return [{name: tool[name] for name in TOOL if name in tool} for tool in own]
 
 
 def _own_edits(management: object) -> list[dict[str, Any]]:
@@ -128,27 +177,38 @@ def _own_edits(management: object) -> list[dict[str, Any]]:
     return [edit for edit in listed if isinstance(edit, dict) and str(edit.get("type")).startswith("clear_")]
 
 
-def _reaches_out(value: object) -> bool:
-    """Whether the model's server would have to fetch or run something to read this."""
-    for each in _objects(value):
-        source = each.get("source")
-        if each.get("type") in ("image", "document") and isinstance(source, dict):
-            if source.get("type") not in INLINE:
-                return True
-        elif _HOSTED.fullmatch(str(each.get("type", ""))):
-            return True
-    return False
+def _contents(body: dict[str, Any]) -> list[object]:
+    return [body.get("system"), *(message.get("content") for message in body["messages"])]
 
 
-def _objects(value: object) -> Iterator[dict[str, Any]]:
-    """All objects in it, but those that a tool was called with: they are the model's own text, whatever they look
-    like."""
+def _check(each: dict[str, Any]) -> None:
+    """Raises NotAdmittedError for what the model's server would have to fetch or run something to read, and for what is
+    not known to be different."""
+    kind, source = each.get("type", "text"), each.get("source")
+    if not isinstance(kind, str) or kind not in BLOCKS | CHANGES | WITHIN:
+        raise NotAdmittedError(f"content of the type {kind!r:.60} is not allowed")
+    if isinstance(source, list) or (isinstance(source, dict) and source.get("type") not in INLINE):
+        raise NotAdmittedError("content from elsewhere is not allowed")
+    if kind == "tool_definition" and _own_tools([each.get("definition")]) != [each.get("definition")]:
+        raise NotAdmittedError("only tools of the CLI's own are allowed")
+    if kind == "tool_definition" and _refers_elsewhere(each):
+        raise NotAdmittedError(ELSEWHERE)
+
+
+def _refers_elsewhere(schemas: object) -> bool:
+    """Whether somebody who resolves the references of these JSON schemas would have to fetch something."""
+    found = [each.get(name) for each in _objects(schemas, {}) for name in ("$ref", "$dynamicRef", "$recursiveRef")]
+    return any(isinstance(reference, str) and not reference.startswith("#") for reference in found)
+
+
+def _objects(value: object, apart: Mapping[str, str] = APART) -> Iterator[dict[str, Any]]:
+    """All objects in it, but those that are looked at apart."""
     waiting = [value]
     while waiting:
         each = waiting.pop()
         inner: Iterable[object] = each if isinstance(each, list) else ()
         if isinstance(each, dict):
             yield each
-            called = each.get("type") == "tool_use"
-            inner = (part for name, part in each.items() if not (called and name == "input"))
+            other = apart.get(str(each.get("type")))
+            inner = (part for name, part in each.items() if name != other)
         waiting += [part for part in inner if isinstance(part, dict | list)]

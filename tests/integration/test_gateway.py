@@ -149,9 +149,15 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+BETA = (
+    "effort-2025-11-24, context-1m-2025-08-07,Context-1M-2025-08-07,fast-mode-2026-02-01,FAST-MODE-2026-02-01,"
+    "server-side-fallback-2026-06-01,later,claude-code-20250219"
+)
+
+
 async def test_the_key_is_added_outside_and_the_sandbox_s_own_headers_are_dropped(short_path: Path) -> None:
     mine = {"x-api-key": "mine", "authorization": "Bearer x", "cookie": "a=b", "x-forwarded-for": "1.2.3.4"}
-    kept = {"anthropic-version": "2023-06-01", "anthropic-beta": "effort-1, context-1m-2025-08-07,fast-mode-1,later"}
+    kept = {"anthropic-version": "2023-06-01", "anthropic-beta": BETA}
     async with Upstream(whole) as upstream, served(upstream.url, short_path / "s") as at:
         assert (await at.post(**mine, **kept))[0] == 200
         sent = {name.lower(): value for name, value in upstream.asked[0][0].items()}
@@ -160,7 +166,7 @@ async def test_the_key_is_added_outside_and_the_sandbox_s_own_headers_are_droppe
             "host": upstream.url.removeprefix("http://"),
             "x-api-key": "the-key",
             "anthropic-version": "2023-06-01",
-            "anthropic-beta": "effort-1,later",
+            "anthropic-beta": "effort-2025-11-24,claude-code-20250219",
             "content-type": "application/json",
             "content-length": sent["content-length"],
             "accept": "*/*",
@@ -204,7 +210,8 @@ async def test_no_other_path_is_open(short_path: Path, method: str, path: str) -
 
 
 async def test_a_request_leaves_without_what_reaches_the_network_or_costs_more(short_path: Path) -> None:
-    own = [{"name": "Bash", "input_schema": {}}, {"name": "X", "type": "custom"}]
+    schema = {"type": "object", "$defs": {"n": {}}, "properties": {"$ref": {"type": "url"}, "n": {"$ref": "#/$defs/n"}}}
+    own: list[dict[str, Any]] = [{"name": "Bash", "input_schema": schema}, {"name": "X", "type": "custom"}]
     hosted = [{"type": "web_search_20250305", "name": "web_search"}, {"type": "mcp_toolset"}, "odd"]
     dear = {"service_tier": "auto", "speed": "fast", "inference_geo": "x", "container": "c", "mcp_servers": [{}]}
     async with Upstream(whole) as upstream, served(upstream.url, short_path / "s", max_tokens=100) as at:
@@ -215,7 +222,7 @@ async def test_a_request_leaves_without_what_reaches_the_network_or_costs_more(s
             **dear,
             **edits,
             "max_tokens": 10**12,
-            "tools": [*own, *hosted],
+            "tools": [{**own[0], "allowed_callers": ["code_execution_20250825"]}, own[1], *hosted],
             "thinking": {"type": "adaptive"},
         }
         assert (await at.post(asked))[0] == 200
@@ -223,7 +230,11 @@ async def test_a_request_leaves_without_what_reaches_the_network_or_costs_more(s
         assert upstream.asked[0][1] == {**ASK, "max_tokens": 100, **kept}
 
 
-IMAGE = {"type": "image", "source": {"type": "url", "url": "https://elsewhere.test/?data"}}
+IMAGE: dict[str, Any] = {"type": "image", "source": {"type": "url", "url": "https://elsewhere.test/?data"}}
+
+
+def _adding(tool: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": tool}}
 
 
 @pytest.mark.parametrize(
@@ -243,6 +254,24 @@ IMAGE = {"type": "image", "source": {"type": "url", "url": "https://elsewhere.te
         (_within([{"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]}]), 400),
         (_within([{"type": "tool_change", "tools": [{"type": "web_fetch_20250910"}]}]), 400),
         (_within([{"type": "mcp_tool_use", "name": "x"}]), 400),
+        (_within([{"type": "container_upload", "file_id": "f"}]), 400),
+        (_within([{"type": "video", "source": IMAGE["source"]}]), 400),
+        (_within([{"type": "image_url", "image_url": {"url": "https://elsewhere.test"}}]), 400),
+        (_within([{"type": "text", "text": "x", "source": IMAGE["source"]}]), 400),
+        (_within([{**IMAGE, "source": [IMAGE["source"]]}]), 400),
+        (_within([{**IMAGE, "source": {}}]), 400),
+        (_within([{"type": ["image"], "source": IMAGE["source"]}]), 400),
+        (_within([{"type": "document", "source": {"type": "content", "content": [IMAGE]}}]), 400),
+        (_within([{"type": "tool_use", "id": "t", "name": "X", "input": {}, "content": [IMAGE]}]), 400),
+        (_within([_adding({"type": "web_search", "name": "x"})]), 400),
+        (_within([_adding({"name": "x", "input_schema": {"$ref": "https://elsewhere.test"}})]), 400),
+        ({**ASK, "messages": [{"type": "tool_use", "role": "user", "content": [IMAGE]}]}, 400),
+        ({**ASK, "messages": [{"role": "user", "content": "x", "input": IMAGE}]}, 400),
+        ({**ASK, "messages": ["x"]}, 400),
+        ({**ASK, "tools": [{"name": "x", "input_schema": {"$ref": "https://elsewhere.test/#"}}]}, 400),
+        ({**ASK, "tools": [{"name": "x", "input_schema": {"type": "tool_use", "input": {"$ref": "//x"}}}]}, 400),
+        ({**ASK, "output_config": {"format": {"schema": {"items": [{"$dynamicRef": "file:///"}]}}}}, 400),
+        ({**ASK, "system": {"type": "web_search_20250305"}}, 400),
         ({**ASK, "system": [{"type": "document", "source": {"type": "url"}}]}, 400),
         ({**ASK, "metadata": [0] * 1_000_001}, 413),
         ({**ASK, "metadata": [[]] * 200_001}, 413),
@@ -254,6 +283,48 @@ async def test_what_is_not_admitted_is_not_sent(short_path: Path, body: Any, sta
         assert answer[0] == status
         assert json.loads(answer[1])["type"] == "error"
         assert upstream.asked == []
+
+
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGVsbG8="}}
+DOCUMENT = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "aGVsbG8="}}
+TOLD = [
+    {
+        "role": "user",
+        "content": [PICTURE, DOCUMENT, {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}],
+    },
+    {
+        "role": "assistant",
+        "content": [{"type": "thinking", "thinking": "", "signature": "s"}, {"type": "redacted_thinking", "data": "d"}],
+    },
+    {
+        "role": "user",
+        "content": [
+            {
+                "type": "tool_result",
+                "tool_use_id": "t",
+                "content": [PICTURE, {"type": "tool_reference", "tool_name": "X"}],
+            }
+        ],
+    },
+    {"role": "system", "clear_at": "next_user_message", "content": "x"},
+    {
+        "role": "system",
+        "content": [_adding({"name": "X", "input_schema": {"type": "object"}})],
+        "output_config": {"timing": {"type": "now"}},
+    },
+    {
+        "role": "user",
+        "content": [
+            {"type": "document", "source": {"type": "content", "content": [PICTURE]}, "citations": {"enabled": True}}
+        ],
+    },
+]
+
+
+async def test_all_that_the_cli_says_passes(short_path: Path) -> None:
+    async with Upstream(whole) as upstream, served(upstream.url, short_path / "s") as at:
+        assert (await at.post({**ASK, "messages": TOLD}))[0] == 200
+        assert upstream.asked[0][1]["messages"] == TOLD
 
 
 async def test_what_a_tool_was_called_with_may_look_like_anything(short_path: Path) -> None:
@@ -339,10 +410,6 @@ async def test_a_request_is_charged_before_it_is_made(short_path: Path, redis_ur
         await at.meter.settled()
         assert [(each.requests, each.dollars) for each in seen] == [(1, 10.0)]
         assert (await spent(at.ledger)).dollars == 1.0
-
-
-PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGVsbG8="}}
-DOCUMENT = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "aGVsbG8="}}
 
 
 @pytest.mark.parametrize(
