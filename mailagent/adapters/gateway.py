@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from mailagent.adapters.charges import Charges
+from mailagent.adapters.processes import is_sent_files
 from mailagent.adapters.space import Part, Space, to_its_end
 from mailagent.adapters.upstream import Body, Entry, Upstream, refusal
 from mailagent.config import Model
@@ -36,6 +37,7 @@ MAX_CONNECTIONS = 16
 BODY_SECONDS = 30.0
 """How long a request may take to arrive: it comes from this machine."""
 IDLE_SECONDS = 75.0
+LOOK_SECONDS = 1.0
 READ_BYTES = 1 << 18
 SETTLE_SECONDS = 2.0
 SMALL = 1 << 20
@@ -105,10 +107,12 @@ class Gateway:
 
         socket.unlink(missing_ok=True)
         listening = await asyncio.get_running_loop().create_unix_server(accept, str(socket))
+        looking = asyncio.create_task(server.look())
         try:
             socket.chmod(0o600)
             yield line.meter
         finally:
+            looking.cancel()
             listening.close()
             await server.shutdown(1)
             await line.meter.settled()
@@ -124,6 +128,15 @@ class _Server(web.Server):
     def __call__(self) -> web.RequestHandler:
         self.given += 1
         return super().__call__()
+
+    async def look(self) -> None:
+        """Hang up where files are sent. Code can keep us from reading by asking more than we have answered; what it
+        sends then would lie on the disk in nobody's name, and no watch over its processes would find it."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            for transport in [each.transport for each in self.connections if each.transport]:
+                if is_sent_files(transport.get_extra_info("socket").fileno()):
+                    transport.abort()
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         self.given -= 1

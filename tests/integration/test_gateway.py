@@ -9,6 +9,7 @@ import logging
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -748,6 +749,42 @@ def _is_closed(ours: socket.socket) -> bool:
         return ours.recv(1) == b""
     except BlockingIOError:
         return False
+
+
+async def test_who_sends_files_is_hung_up_on(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when nobody reads what comes with them, since one request is under way and many others wait."""
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    asked = asyncio.Event()
+
+    async def silent(_: web.Request) -> web.Response:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with Upstream(silent) as upstream, served(upstream.url, short_path / "s") as at:
+        with (
+            socket.socket(socket.AF_UNIX) as ours,
+            socket.socket(socket.AF_UNIX) as other,
+            tempfile.TemporaryFile() as f,
+        ):
+            for each in (ours, other):
+                each.connect(str(at.socket))
+                each.setblocking(False)
+            ours.sendall(INNER)
+            await asked.wait()
+            other.sendall(HEAD)
+            await until(lambda: _is_hung_up_on(ours, f.fileno()))
+            assert not _is_closed(other)
+
+
+def _is_hung_up_on(ours: socket.socket, file: int) -> bool:
+    """Sends more requests, and this file with them, while there is room."""
+    try:
+        return socket.send_fds(ours, [INNER * 10], [file]) == 0
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
 
 
 HALF = b'POST /v1/messages HTTP/1.1\r\nHost: m\r\n%s\r\n\r\n{"a": "' + b"x" * 1_000_000
