@@ -12,12 +12,15 @@ from uuid import uuid4
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from mailagent.adapters.upstream import Entry, Upstream, refusal
+from mailagent.adapters.charges import Charges
+from mailagent.adapters.processes import is_sent_files
+from mailagent.adapters.space import Part, Space, to_its_end
+from mailagent.adapters.upstream import Body, Entry, Upstream, refusal
 from mailagent.config import Model
 from mailagent.core.errors import TemporaryError
-from mailagent.core.metering import Prices, Tokens
+from mailagent.core.metering import Prices, Tokens, most
 from mailagent.core.quota import Limits, Payer, Spend, accounts, used_up
-from mailagent.core.request import NotAdmittedError, admit
+from mailagent.core.request import Admitted, NotAdmittedError, admit
 from mailagent.ports import Ledger
 
 log = logging.getLogger(__name__)
@@ -26,20 +29,18 @@ protocol = logging.getLogger(f"{__name__}.protocol")
 protocol.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 MAX_BODY = 32 << 20
-"""The most that the Messages API takes."""
-MAX_HELD = 96 << 20
-"""Bytes of bodies that are held at once, of all sessions together."""
+"""The most that the Messages API takes, and what the bodies of one session may take together. There is no bound over
+all sessions, since one of them could take what the others need: their number bounds it."""
 MAX_AT_ONCE = 4
 """Requests of one session under way together: the CLI makes one or two, code that floods us makes more."""
 MAX_CONNECTIONS = 16
 BODY_SECONDS = 30.0
 """How long a request may take to arrive: it comes from this machine."""
 IDLE_SECONDS = 75.0
+LOOK_SECONDS = 1.0
 READ_BYTES = 1 << 18
 SETTLE_SECONDS = 2.0
 SMALL = 1 << 20
-BYTES_PER_TOKEN = 4
-"""About what a token takes in a request; only until its answer says how many there were."""
 
 
 @dataclass(slots=True)
@@ -74,10 +75,10 @@ class Gateway:
     def __init__(self, model: Model, key: str, limits: Limits, ledger: Ledger) -> None:
         self.model = model
         self.limits = limits
-        self.ledger = ledger
+        self.charges = Charges(ledger)
         self.upstream = Upstream(model, key)
+        self.one_large = asyncio.Lock()  # to read, to judge and to write it anew takes several times its size
         self.prices = Prices(model.price_input, model.price_output, model.price_cache_write, model.price_cache_read)
-        self.held = 0
 
     async def start(self) -> None:
         """Open the pool of connections to the model's server. ConfigError when that cannot be."""
@@ -106,10 +107,12 @@ class Gateway:
 
         socket.unlink(missing_ok=True)
         listening = await asyncio.get_running_loop().create_unix_server(accept, str(socket))
+        looking = asyncio.create_task(server.look())
         try:
             socket.chmod(0o600)
             yield line.meter
         finally:
+            looking.cancel()
             listening.close()
             await server.shutdown(1)
             await line.meter.settled()
@@ -126,6 +129,15 @@ class _Server(web.Server):
         self.given += 1
         return super().__call__()
 
+    async def look(self) -> None:
+        """Hang up where files are sent. Code can keep us from reading by asking more than we have answered; what it
+        sends then would lie on the disk in nobody's name, and no watch over its processes would find it."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            for transport in [each.transport for each in self.connections if each.transport]:
+                if is_sent_files(transport.get_extra_info("socket").fileno()):
+                    transport.abort()
+
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         self.given -= 1
         super().connection_lost(handler, exc)
@@ -140,6 +152,7 @@ class _Line:
         self._gateway = gateway
         self._payer = payer
         self._accounts = accounts(payer, gateway.limits)
+        self._space = Space(MAX_BODY)
         self._asked = 0
         self._at_once = 0
 
@@ -164,47 +177,43 @@ class _Line:
         if self._asked >= self._gateway.limits.turn_requests:
             return self._full(used_up(self._accounts[0], Spend(self._asked), time.time()))
         self._asked += 1
-        body = bytearray()
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                await self._receive(request, body)
-            return await self._charged(request, bytes(body))
+            # All of it before the first byte: of two that have the half of what they need, neither could go on.
+            async with self._space.take(_most(request)) as part:
+                return await self._charged(request, part)
         except NotAdmittedError as error:
             return refusal(error.status, error.kind, str(error))
         except TimeoutError:
             return refusal(408, "timeout_error", "the request did not arrive in time")
-        finally:
-            self._gateway.held -= len(body)
 
-    async def _receive(self, request: web.BaseRequest, body: bytearray) -> None:
-        """Read the body, as far as there is room for it."""
-        if "content-encoding" in request.headers:
-            raise NotAdmittedError("the request must not be compressed", 415)
-        async for chunk in request.content.iter_any():
-            body += chunk
-            self._gateway.held += len(chunk)
-            if len(body) > MAX_BODY:
-                raise NotAdmittedError(f"the request has more than {MAX_BODY} bytes", 413, "request_too_large")
-            if self._gateway.held > MAX_HELD:
-                raise NotAdmittedError("too many large requests at once", 529, "overloaded_error")
-
-    async def _charged(self, request: web.BaseRequest, raw: bytes) -> web.StreamResponse:
-        """Charged with the most that it may use before it is made, with what it used afterwards."""
-        gateway, now = self._gateway, time.time()
-        rules = (gateway.model.name, gateway.model.max_tokens)
+    async def _admitted(self, request: web.BaseRequest) -> Admitted:
+        async with asyncio.timeout(BODY_SECONDS):
+            raw = await _received(request)
+        model = self._gateway.model
+        rules = (model.name, model.max_tokens, model.context_tokens)
+        if len(raw) < SMALL:
+            return admit(raw, *rules)
         # A thread costs more than most requests do, and saves the others from waiting for a large one.
-        body = admit(raw, *rules) if len(raw) < SMALL else await asyncio.to_thread(admit, raw, *rules)
-        most = Tokens(input=len(raw) // BYTES_PER_TOKEN, output=body["max_tokens"])
-        entry = Entry(uuid4().hex, self._payer.job, self._payer.thread, body["model"], most)
+        async with self._gateway.one_large:
+            return await to_its_end(asyncio.to_thread(admit, raw, *rules))
+
+    async def _charged(self, request: web.BaseRequest, part: Part) -> web.StreamResponse:
+        """Charged with the most that it may use before it is made, with what it used afterwards."""
+        gateway, admitted = self._gateway, await self._admitted(request)
+        part.keep(len(admitted.data))
+        tokens = most(admitted.reads, admitted.writes, gateway.prices)
+        body = Body(admitted.data, lambda: part.keep(0))
+        del admitted
+        entry = Entry(uuid4().hex, self._payer.job, self._payer.thread, gateway.model.name, tokens)
         try:
-            full = await gateway.ledger.charge(entry.id, self._accounts, most.spend(gateway.prices), now)
+            full = await gateway.charges.charge(entry.id, self._accounts, tokens.spend(gateway.prices))
         except TemporaryError as error:
             log.warning("no request to the model without an account: %s", error)
             return refusal(503, "api_error", "the account cannot be reached")
         if full:
-            return self._full(used_up(*full, now))
+            return self._full(used_up(*full, time.time()))
         self.meter.requests += 1
-        self.meter.first_request_at = self.meter.first_request_at or now
+        self.meter.first_request_at = self.meter.first_request_at or time.time()
         try:
             return await gateway.upstream.answer(request, body, entry)
         finally:
@@ -216,13 +225,36 @@ class _Line:
         self.meter.add(entry.tokens, spend.dollars)
         entry.write()
         try:
-            await self._gateway.ledger.settle(entry.id, spend)
+            await self._gateway.charges.settle(entry.id, spend)
         except TemporaryError as error:
             log.warning("request %s stays charged with the most that it might have used: %s", entry.id, error)
 
     def _full(self, reason: str) -> web.Response:
         self.meter.refused = reason
         return refusal(403, "permission_error", reason)
+
+
+def _most(request: web.BaseRequest) -> int:
+    """How many bytes the body may have. Raises NotAdmittedError for one that nobody would take."""
+    if "content-encoding" in request.headers:
+        raise NotAdmittedError("the request must not be compressed", 415)
+    size = request.content_length
+    if size is not None and size > MAX_BODY:
+        raise _too_large()
+    return MAX_BODY if size is None else size
+
+
+async def _received(request: web.BaseRequest) -> bytearray:
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise _too_large()
+    return body
+
+
+def _too_large() -> NotAdmittedError:
+    return NotAdmittedError(f"the request has more than {MAX_BODY} bytes", 413, "request_too_large")
 
 
 class _HangUp(asyncio.Protocol):

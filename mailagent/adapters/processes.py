@@ -34,10 +34,19 @@ def hides(members: Sequence[int], devices: set[int]) -> bool:
                 if time.monotonic() > end:
                     return True
         with suppress(OSError):
-            for descriptor in (PROC / str(process) / "fdinfo").iterdir():
-                with suppress(OSError):
-                    if any(re.match(r"scm_fds:\s*[1-9]", line) for line in lines(descriptor)):
-                        return True
+            if any(map(_has_files, (PROC / str(process) / "fdinfo").iterdir())):
+                return True
+    return False
+
+
+def is_sent_files(socket: int) -> bool:
+    """Whether files wait in this socket of ours until it is read."""
+    return _has_files(PROC / "self" / "fdinfo" / str(socket))
+
+
+def _has_files(descriptor: Path) -> bool:
+    with suppress(OSError):
+        return any(re.match(r"scm_fds:\s*[1-9]", line) for line in lines(descriptor))
     return False
 
 

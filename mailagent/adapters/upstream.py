@@ -3,14 +3,12 @@
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
 import aiohttp
 from aiohttp import web
-from pydantic_core import to_json
 
 from mailagent.adapters.imap import tls_context
 from mailagent.config import Model
@@ -24,6 +22,8 @@ PASSED_ON = ("accept", "anthropic-version")
 """Headers of the sandbox that reach the model as they are; anthropic-beta is looked at, all others are dropped."""
 
 PASSED_BACK = ("content-type", "request-id", "retry-after", "x-should-retry")
+UNASKED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
+"""There was no connection that a request could have gone through."""
 CONNECT_SECONDS = 20.0
 PIECE = 1 << 18
 
@@ -56,6 +56,21 @@ class Entry:
         audit.info("%s", json.dumps({name: value for name, value in asdict(self).items() if name != "began"}))
 
 
+class Body:
+    """What is sent, in memory for no longer than that takes: an answer may take minutes."""
+
+    def __init__(self, data: bytes, sent: Callable[[], None]) -> None:
+        self.data = data
+        self._sent = sent
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """All of it; a large body in one piece would keep all others waiting."""
+        for start in range(0, len(self.data), PIECE):
+            yield self.data[start : start + PIECE]
+        self.data = b""
+        self._sent()
+
+
 class Upstream:
     """Holds the key and the connections, which no sandbox sees."""
 
@@ -79,24 +94,23 @@ class Upstream:
         if self._pool:
             await self._pool.close()
 
-    async def answer(self, request: web.BaseRequest, body: dict[str, Any], entry: Entry) -> web.StreamResponse:
+    async def answer(self, request: web.BaseRequest, body: Body, entry: Entry) -> web.StreamResponse:
         """Ask the model and pass its answer back; `entry` says afterwards how that went and what it used."""
         try:
             async with self._asked(request, body) as upstream:
                 entry.status, entry.upstream_id = upstream.status, upstream.headers.get("request-id", "")
                 if 300 <= upstream.status < 400:  # to where nobody configured
+                    entry.tokens = Tokens()
                     raise aiohttp.ClientPayloadError(f"a redirection, {upstream.status}")
                 return await _passed_back(request, upstream, entry)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.warning("the model cannot be reached: %s", error or type(error).__name__)
             entry.error = type(error).__name__
-            if not isinstance(error, TimeoutError):  # else it may have worked all the time, and be paid for
+            if isinstance(error, UNASKED):  # else it may have worked all the time, and be paid for
                 entry.tokens = Tokens()
             return refusal(502, "api_error", "the model cannot be reached")
 
-    def _asked(
-        self, request: web.BaseRequest, body: dict[str, Any]
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    def _asked(self, request: web.BaseRequest, body: Body) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         assert self._pool is not None, "start() comes first"  # noqa: S101
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
         # A compressed stream would be held back until a block of it is full.
@@ -105,44 +119,30 @@ class Upstream:
             headers["x-api-key"] = self._key
         url = f"{self._model.base_url.rstrip('/')}/v1/messages"
         query = {"beta": "true"} if request.query.get("beta") == "true" else {}
-        data = to_json(body)
-        headers |= {"content-type": "application/json", "content-length": str(len(data))}
-        return self._pool.post(url, data=_pieces(data), params=query, headers=headers, allow_redirects=False)
-
-
-async def _pieces(data: bytes) -> AsyncIterator[bytes]:
-    """A large body in one piece would keep all others waiting."""
-    for start in range(0, len(data), PIECE):
-        yield data[start : start + PIECE]
+        headers |= {"content-type": "application/json", "content-length": str(len(body.data))}
+        return self._pool.post(url, data=body.pieces(), params=query, headers=headers, allow_redirects=False)
 
 
 async def _passed_back(request: web.BaseRequest, upstream: aiohttp.ClientResponse, entry: Entry) -> web.StreamResponse:
     """The answer, piece by piece. Half an answer must not look like a whole one: then the connection is cut."""
     back = {name: upstream.headers[name] for name in PASSED_BACK if name in upstream.headers}
     response, tally = web.StreamResponse(status=upstream.status, headers=back), Tally()
-    otherwise = entry.tokens  # when the sandbox hangs up: what the model wrote after that, nobody can say
     try:
         await response.prepare(request)
         async for chunk in upstream.content.iter_any():
             entry.first_byte_ms = entry.first_byte_ms or entry.elapsed()
             tally.feed(chunk)
             await response.write(chunk)
-        otherwise = _at_most(otherwise, tally.size)
         await response.write_eof()
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
         entry.error = type(error).__name__
         if request.transport and not request.transport.is_closing():
             log.warning("an answer of the model broke off: %s", error or entry.error)
-            otherwise = _at_most(otherwise, tally.size)
             request.transport.abort()
     finally:
-        entry.tokens = tally.tokens(otherwise) if upstream.status == 200 else Tokens()
+        # What it wrote until it broke off, its size does not tell: thoughts that are not shown are not sent.
+        entry.tokens = tally.tokens(entry.tokens) if upstream.status == 200 else Tokens()
     return response
-
-
-def _at_most(tokens: Tokens, size: int) -> Tokens:
-    """No token that was written takes less than a byte."""
-    return replace(tokens, output=min(tokens.output, size))
 
 
 def refusal(status: int, kind: str, words: str, headers: dict[str, str] | None = None) -> web.Response:

@@ -44,18 +44,28 @@ class Tokens:
         return Spend(1, self.read + self.output, dollars / 1e6)
 
 
+def most(read: int, written: int, prices: Prices) -> Tokens:
+    """So many tokens, those that are read as the kind that costs most: which part of a request goes to the cache, and
+    for how long, or comes from there, its answer says."""
+    kinds = [
+        Tokens(input=read, output=written),
+        Tokens(cache_write=read, output=written),
+        Tokens(cache_hour=read, output=written),
+        Tokens(cache_read=read, output=written),
+    ]
+    return max(kinds, key=lambda kind: kind.spend(prices).dollars)
+
+
 class Tally:
     """Reads the token counts of an answer of the Messages API: server-sent events, or one JSON object."""
 
     def __init__(self) -> None:
-        self.size = 0
         self._rest = b""
         self._told = False
         self._seen: dict[str, int] = {}
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes."""
-        self.size += len(chunk)
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
             if line.startswith(b"data:") and b'"usage"' in line:

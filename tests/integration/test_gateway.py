@@ -9,8 +9,10 @@ import logging
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +41,10 @@ TWO = Limits(turn_requests=2)
 Handler = Callable[[web.Request], Any]
 
 
+def _within(content: Any) -> dict[str, Any]:
+    return {**ASK, "messages": [{"role": "user", "content": content}]}
+
+
 @dataclass
 class Served:
     """A session's socket, and what is asked on it."""
@@ -47,6 +53,7 @@ class Served:
     meter: Meter
     socket: Path
     gateway: Gateway
+    ledger: Ledger
 
     async def post(self, body: Any = ASK, **headers: str) -> tuple[int, bytes]:
         data = io.BytesIO(json.dumps(body).encode())
@@ -69,15 +76,15 @@ class Served:
 async def served(
     url: str, socket: Path, *, limits: Limits | None = None, ledger: Ledger | None = None, **model: Any
 ) -> AsyncIterator[Served]:
-    settings = Model(**{"base_url": url, "name": "rules", **model})
-    gateway = Gateway(settings, "the-key", limits or Limits(), ledger or FakeLedger())
+    settings, account = Model(**{"base_url": url, "name": "rules", **model}), ledger or FakeLedger()
+    gateway = Gateway(settings, "the-key", limits or Limits(), account)
     await gateway.start()
     try:
         async with (
             gateway.listen(socket, PAYER) as meter,
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket), limit=0)) as client,
         ):
-            yield Served(client, meter, socket, gateway)
+            yield Served(client, meter, socket, gateway, account)
     finally:
         await gateway.stop()
 
@@ -143,9 +150,15 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+BETA = (
+    "effort-2025-11-24, context-1m-2025-08-07,Context-1M-2025-08-07,fast-mode-2026-02-01,FAST-MODE-2026-02-01,"
+    "server-side-fallback-2026-06-01,later,claude-code-20250219"
+)
+
+
 async def test_the_key_is_added_outside_and_the_sandbox_s_own_headers_are_dropped(short_path: Path) -> None:
     mine = {"x-api-key": "mine", "authorization": "Bearer x", "cookie": "a=b", "x-forwarded-for": "1.2.3.4"}
-    kept = {"anthropic-version": "2023-06-01", "anthropic-beta": "effort-1, context-1m-2025-08-07,fast-mode-1,later"}
+    kept = {"anthropic-version": "2023-06-01", "anthropic-beta": BETA}
     async with Upstream(whole) as upstream, served(upstream.url, short_path / "s") as at:
         assert (await at.post(**mine, **kept))[0] == 200
         sent = {name.lower(): value for name, value in upstream.asked[0][0].items()}
@@ -154,7 +167,7 @@ async def test_the_key_is_added_outside_and_the_sandbox_s_own_headers_are_droppe
             "host": upstream.url.removeprefix("http://"),
             "x-api-key": "the-key",
             "anthropic-version": "2023-06-01",
-            "anthropic-beta": "effort-1,later",
+            "anthropic-beta": "effort-2025-11-24,claude-code-20250219",
             "content-type": "application/json",
             "content-length": sent["content-length"],
             "accept": "*/*",
@@ -198,7 +211,8 @@ async def test_no_other_path_is_open(short_path: Path, method: str, path: str) -
 
 
 async def test_a_request_leaves_without_what_reaches_the_network_or_costs_more(short_path: Path) -> None:
-    own = [{"name": "Bash", "input_schema": {}}, {"name": "X", "type": "custom"}]
+    schema = {"type": "object", "$defs": {"n": {}}, "properties": {"$ref": {"type": "url"}, "n": {"$ref": "#/$defs/n"}}}
+    own: list[dict[str, Any]] = [{"name": "Bash", "input_schema": schema}, {"name": "X", "type": "custom"}]
     hosted = [{"type": "web_search_20250305", "name": "web_search"}, {"type": "mcp_toolset"}, "odd"]
     dear = {"service_tier": "auto", "speed": "fast", "inference_geo": "x", "container": "c", "mcp_servers": [{}]}
     async with Upstream(whole) as upstream, served(upstream.url, short_path / "s", max_tokens=100) as at:
@@ -209,7 +223,7 @@ async def test_a_request_leaves_without_what_reaches_the_network_or_costs_more(s
             **dear,
             **edits,
             "max_tokens": 10**12,
-            "tools": [*own, *hosted],
+            "tools": [{**own[0], "allowed_callers": ["code_execution_20250825"]}, own[1], *hosted],
             "thinking": {"type": "adaptive"},
         }
         assert (await at.post(asked))[0] == 200
@@ -217,11 +231,11 @@ async def test_a_request_leaves_without_what_reaches_the_network_or_costs_more(s
         assert upstream.asked[0][1] == {**ASK, "max_tokens": 100, **kept}
 
 
-def _within(content: Any) -> dict[str, Any]:
-    return {**ASK, "messages": [{"role": "user", "content": content}]}
+IMAGE: dict[str, Any] = {"type": "image", "source": {"type": "url", "url": "https://elsewhere.test/?data"}}
 
 
-IMAGE = {"type": "image", "source": {"type": "url", "url": "https://elsewhere.test/?data"}}
+def _adding(tool: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": tool}}
 
 
 @pytest.mark.parametrize(
@@ -241,8 +255,27 @@ IMAGE = {"type": "image", "source": {"type": "url", "url": "https://elsewhere.te
         (_within([{"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]}]), 400),
         (_within([{"type": "tool_change", "tools": [{"type": "web_fetch_20250910"}]}]), 400),
         (_within([{"type": "mcp_tool_use", "name": "x"}]), 400),
+        (_within([{"type": "container_upload", "file_id": "f"}]), 400),
+        (_within([{"type": "video", "source": IMAGE["source"]}]), 400),
+        (_within([{"type": "image_url", "image_url": {"url": "https://elsewhere.test"}}]), 400),
+        (_within([{"type": "text", "text": "x", "source": IMAGE["source"]}]), 400),
+        (_within([{**IMAGE, "source": [IMAGE["source"]]}]), 400),
+        (_within([{**IMAGE, "source": {}}]), 400),
+        (_within([{"type": ["image"], "source": IMAGE["source"]}]), 400),
+        (_within([{"type": "document", "source": {"type": "content", "content": [IMAGE]}}]), 400),
+        (_within([{"type": "tool_use", "id": "t", "name": "X", "input": {}, "content": [IMAGE]}]), 400),
+        (_within([_adding({"type": "web_search", "name": "x"})]), 400),
+        (_within([_adding({"name": "x", "input_schema": {"$ref": "https://elsewhere.test"}})]), 400),
+        ({**ASK, "messages": [{"type": "tool_use", "role": "user", "content": [IMAGE]}]}, 400),
+        ({**ASK, "messages": [{"role": "user", "content": "x", "input": IMAGE}]}, 400),
+        ({**ASK, "messages": ["x"]}, 400),
+        ({**ASK, "tools": [{"name": "x", "input_schema": {"$ref": "https://elsewhere.test/#"}}]}, 400),
+        ({**ASK, "tools": [{"name": "x", "input_schema": {"type": "tool_use", "input": {"$ref": "//x"}}}]}, 400),
+        ({**ASK, "output_config": {"format": {"schema": {"items": [{"$dynamicRef": "file:///"}]}}}}, 400),
+        ({**ASK, "system": {"type": "web_search_20250305"}}, 400),
         ({**ASK, "system": [{"type": "document", "source": {"type": "url"}}]}, 400),
         ({**ASK, "metadata": [0] * 1_000_001}, 413),
+        ({**ASK, "metadata": [[]] * 200_001}, 413),
     ],
 )
 async def test_what_is_not_admitted_is_not_sent(short_path: Path, body: Any, status: int) -> None:
@@ -251,6 +284,48 @@ async def test_what_is_not_admitted_is_not_sent(short_path: Path, body: Any, sta
         assert answer[0] == status
         assert json.loads(answer[1])["type"] == "error"
         assert upstream.asked == []
+
+
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGVsbG8="}}
+DOCUMENT = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "aGVsbG8="}}
+TOLD = [
+    {
+        "role": "user",
+        "content": [PICTURE, DOCUMENT, {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}],
+    },
+    {
+        "role": "assistant",
+        "content": [{"type": "thinking", "thinking": "", "signature": "s"}, {"type": "redacted_thinking", "data": "d"}],
+    },
+    {
+        "role": "user",
+        "content": [
+            {
+                "type": "tool_result",
+                "tool_use_id": "t",
+                "content": [PICTURE, {"type": "tool_reference", "tool_name": "X"}],
+            }
+        ],
+    },
+    {"role": "system", "clear_at": "next_user_message", "content": "x"},
+    {
+        "role": "system",
+        "content": [_adding({"name": "X", "input_schema": {"type": "object"}})],
+        "output_config": {"timing": {"type": "now"}},
+    },
+    {
+        "role": "user",
+        "content": [
+            {"type": "document", "source": {"type": "content", "content": [PICTURE]}, "citations": {"enabled": True}}
+        ],
+    },
+]
+
+
+async def test_all_that_the_cli_says_passes(short_path: Path) -> None:
+    async with Upstream(whole) as upstream, served(upstream.url, short_path / "s") as at:
+        assert (await at.post({**ASK, "messages": TOLD}))[0] == 200
+        assert upstream.asked[0][1]["messages"] == TOLD
 
 
 async def test_what_a_tool_was_called_with_may_look_like_anything(short_path: Path) -> None:
@@ -300,7 +375,7 @@ async def test_a_stream_is_charged_by_what_it_says_of_itself(
     ):
         await at.post()
         await at.meter.settled()
-        charged = await spent(at.gateway.ledger)
+        charged = await spent(at.ledger)
         assert (at.meter.input_tokens, at.meter.output_tokens) == tokens
         assert at.meter.dollars == pytest.approx(dollars / 1e6)
         assert charged == Spent(tokens=sum(tokens), dollars=round(dollars / 1e6, 6), requests=1)
@@ -320,6 +395,7 @@ async def test_a_request_is_charged_before_it_is_made(short_path: Path, redis_ur
     seen: list[Spent] = []
     client, _ = await connect(redis_url)
     other, _ = await connect(redis_url)
+    free: dict[str, Any] = {"price_input": 0, "price_cache_write": 0, "price_cache_read": 0}
 
     async def look(_: web.Request) -> web.Response:
         seen.append(await spent(RedisLedger(other)))
@@ -329,12 +405,81 @@ async def test_a_request_is_charged_before_it_is_made(short_path: Path, redis_ur
         client,
         other,
         Upstream(look) as upstream,
-        served(upstream.url, short_path / "s", ledger=RedisLedger(client), price_input=0, price_output=10**6) as at,
+        served(upstream.url, short_path / "s", ledger=RedisLedger(client), price_output=10**6, **free) as at,
     ):
         await at.post()
         await at.meter.settled()
         assert [(each.requests, each.dollars) for each in seen] == [(1, 10.0)]
-        assert (await spent(at.gateway.ledger)).dollars == 1.0
+        assert (await spent(at.ledger)).dollars == 1.0
+
+
+@pytest.mark.parametrize(
+    ("content", "read"),
+    [("tokens of a byte: " + "^" * 9_000, 9_000), ([PICTURE] * 5, 5 * 4_784), ([DOCUMENT], 50_000)],
+)
+async def test_who_hangs_up_before_the_answer_has_paid_the_most_that_it_may_have_cost(
+    short_path: Path, content: Any, read: int
+) -> None:
+    """Whatever it was, and were it all put into the cache for an hour."""
+    asked = asyncio.Event()
+
+    async def silent(_: web.Request) -> web.Response:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    prices: dict[str, Any] = {"price_input": 10, "price_output": 50, "price_cache_write": 12.5, "price_cache_read": 1}
+    async with (
+        Upstream(silent) as upstream,
+        served(upstream.url, short_path / "s", context_tokens=50_000, **prices) as at,
+    ):
+        asking = asyncio.create_task(at.post({**_within(content), "max_tokens": 100}))
+        await asked.wait()
+        asking.cancel()
+        await until(lambda: at.meter.output_tokens == 100)
+        charged = await spent(at.ledger)
+        assert read + 100 <= charged.tokens < 3 * read
+        assert charged.dollars >= (read * 20 + 100 * 50) / 1e6
+
+
+async def test_a_model_that_closes_after_it_was_asked_may_have_worked(short_path: Path) -> None:
+    async def closes(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async with Upstream(closes) as upstream, served(upstream.url, short_path / "s") as at:
+        assert (await at.post({**ASK, "max_tokens": 77}))[0] == 502
+        await at.meter.settled()
+        assert at.meter.output_tokens == 77
+
+
+@pytest.mark.parametrize(("dollars", "statuses"), [(0.05, [200] * 4), (0.03, [200, 200, 200, 403]), (0.005, [200])])
+async def test_a_limit_is_passed_by_one_request_at_most_also_of_four_at_once(
+    short_path: Path, redis_url: str, dollars: float, statuses: list[int]
+) -> None:
+    """And none is refused since others might have used what is left."""
+
+    async def dear(_: web.Request) -> web.Response:
+        return web.json_response(usage(input_tokens=1000, output_tokens=0))
+
+    client, _ = await connect(redis_url)
+    async with (
+        client,
+        Upstream(dear) as upstream,
+        served(
+            upstream.url,
+            short_path / "s",
+            ledger=RedisLedger(client),
+            limits=Limits(turn_dollars=dollars),
+            price_input=10,
+            price_output=50,
+        ) as at,
+    ):
+        answers = await asyncio.gather(*(at.post(_within([PICTURE])) for _ in range(4)))
+        assert sorted(status for status, _ in answers) == [*statuses, *[403] * (4 - len(statuses))]
+        await at.meter.settled()
+        assert (await spent(at.ledger)).dollars == pytest.approx(0.01 * statuses.count(200))
 
 
 @pytest.mark.parametrize(
@@ -367,7 +512,7 @@ async def test_every_limit_stops_the_turn_in_words_for_the_sender(
         async with gateway.listen(short_path / "s", payer) as meter:
             connector = aiohttp.UnixConnector(str(short_path / "s"))
             async with aiohttp.ClientSession(connector=connector) as client:
-                at = Served(client, meter, short_path / "s", gateway)
+                at = Served(client, meter, short_path / "s", gateway, ledger)
                 assert [(await at.post())[0] for _ in range(3)] == [200, 200, 403]
         await gateway.stop()
     assert len(upstream.asked) == 2
@@ -414,7 +559,7 @@ async def test_a_model_that_is_away_tells_the_cli_to_try_again_and_costs_nothing
         await at.meter.settled()
         assert status == 502
         assert json.loads(answer)["error"]["type"] == "api_error"
-        assert await spent(at.gateway.ledger) == Spent(requests=1)
+        assert await spent(at.ledger) == Spent(requests=1)
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500, 529])
@@ -429,7 +574,7 @@ async def test_an_error_of_the_model_passes_with_its_retry_after_and_costs_nothi
             assert (response.status, await response.json()) == (status, {"type": "error"})
             assert (response.headers["retry-after"], response.headers["x-should-retry"]) == ("7", "no")
         await at.meter.settled()
-        assert await spent(at.gateway.ledger) == Spent(requests=1)
+        assert await spent(at.ledger) == Spent(requests=1)
 
 
 async def test_a_redirection_is_not_followed(short_path: Path) -> None:
@@ -463,19 +608,34 @@ async def test_a_stream_is_not_held_back(short_path: Path) -> None:
         assert await response.read() == b"data: second\n\n"
 
 
-async def test_an_answer_that_breaks_off_does_not_look_whole_and_costs_what_came(short_path: Path) -> None:
+PING = {"type": "ping"}
+HIDDEN = {**ASK, "max_tokens": 7777, "thinking": {"type": "enabled", "budget_tokens": 7000, "display": "omitted"}}
+
+
+async def test_an_answer_that_breaks_off_does_not_look_whole_and_costs_all_that_it_might(short_path: Path) -> None:
+    """Of thoughts that are not shown, nothing but signs of life comes."""
+
     async def broken(request: web.Request) -> web.StreamResponse:
-        response = await events(request, started(input_tokens=3))
+        response = await events(request, started(input_tokens=3), PING)
         assert request.transport is not None
         request.transport.abort()
         return response
 
     async with Upstream(broken) as upstream, served(upstream.url, short_path / "s") as at:
         with pytest.raises(aiohttp.ClientError):
-            await at.post({**ASK, "max_tokens": 5000})
+            await at.post(HIDDEN)
         await at.meter.settled()
-        assert at.meter.input_tokens == 3
-        assert 0 < at.meter.output_tokens < 200
+        assert (at.meter.input_tokens, at.meter.output_tokens) == (3, 7777)
+
+
+async def test_an_answer_that_does_not_say_what_it_was_costs_all_that_it_might(short_path: Path) -> None:
+    async def failed(request: web.Request) -> web.StreamResponse:
+        return await events(request, started(input_tokens=3), PING, {"type": "error"})
+
+    async with Upstream(failed) as upstream, served(upstream.url, short_path / "s") as at:
+        assert (await at.post(HIDDEN))[0] == 200
+        await at.meter.settled()
+        assert (at.meter.input_tokens, at.meter.output_tokens) == (3, 7777)
 
 
 async def test_an_answer_that_is_not_read_to_its_end_costs_all_that_it_might(short_path: Path) -> None:
@@ -517,7 +677,7 @@ async def test_a_stream_that_takes_too_long_is_cut(short_path: Path) -> None:
         await at.meter.settled()
         assert back.count(b"HTTP/1.1") == 1
         assert not back.endswith(b"\r\n0\r\n\r\n"), "it must not look whole"
-        assert at.meter.input_tokens == 3
+        assert (at.meter.input_tokens, at.meter.output_tokens) == (3, ASK["max_tokens"])
 
 
 async def test_a_session_that_ends_meanwhile_has_paid(short_path: Path) -> None:
@@ -591,29 +751,122 @@ def _is_closed(ours: socket.socket) -> bool:
         return False
 
 
-async def test_all_sessions_together_hold_so_much_and_no_more(
-    short_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_HELD", 3_000_000)
+async def test_who_sends_files_is_hung_up_on(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when nobody reads what comes with them, since one request is under way and many others wait."""
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    asked = asyncio.Event()
+
+    async def silent(_: web.Request) -> web.Response:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with Upstream(silent) as upstream, served(upstream.url, short_path / "s") as at:
+        with (
+            socket.socket(socket.AF_UNIX) as ours,
+            socket.socket(socket.AF_UNIX) as other,
+            tempfile.TemporaryFile() as f,
+        ):
+            for each in (ours, other):
+                each.connect(str(at.socket))
+                each.setblocking(False)
+            ours.sendall(INNER)
+            await asked.wait()
+            other.sendall(HEAD)
+            await until(lambda: _is_hung_up_on(ours, f.fileno()))
+            assert not _is_closed(other)
+
+
+def _is_hung_up_on(ours: socket.socket, file: int) -> bool:
+    """Sends more requests, and this file with them, while there is room."""
+    try:
+        return socket.send_fds(ours, [INNER * 10], [file]) == 0
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+HALF = b'POST /v1/messages HTTP/1.1\r\nHost: m\r\n%s\r\n\r\n{"a": "' + b"x" * 1_000_000
+LARGE = {**ASK, "system": "x" * 1_500_000}
+UNFINISHED = {"said": b"Content-Length: 1900000", "not said": b"Transfer-Encoding: chunked\r\n\r\nffffff"}
+
+
+async def test_what_is_too_large_is_not_taken(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BODY", 2_000_000)
-    half = b'POST /v1/messages HTTP/1.1\r\nHost: m\r\nContent-Length: 1900000\r\n\r\n{"a": "' + b"x" * 1_800_000
-    large = {**ASK, "system": "x" * 1_500_000}
     async with Upstream(whole) as upstream, served(upstream.url, short_path / "s") as at:
         assert (await at.post({**ASK, "system": "x" * 2_000_000}))[0] == 413
-        await until(lambda: at.gateway.held == 0)
-        _, writer = await asyncio.open_unix_connection(str(at.socket))
-        writer.write(half)
-        await until(lambda: at.gateway.held > 1_800_000)
+        back = await at.raw(HALF % b"Transfer-Encoding: chunked\r\n\r\nffffff" + b"x" * 2_000_000)
+        assert back.startswith(b"HTTP/1.1 413 ")
+        assert (await at.post(LARGE))[0] == 200
+
+
+@pytest.mark.parametrize("size", UNFINISHED)
+async def test_bodies_of_a_session_that_need_more_than_it_may_hold_wait_for_each_other(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    monkeypatch.setattr(module, "MAX_BODY", 2_000_000)
+    monkeypatch.setattr(module, "BODY_SECONDS", 1.0)
+    ended: list[Any] = []
+
+    async def noted(asking: Coroutine[Any, Any, Any]) -> None:
+        ended.append(await asking)
+
+    async with Upstream(whole) as upstream, served(upstream.url, short_path / "s") as at:
+        reader, writer = await asyncio.open_unix_connection(str(at.socket))
+        writer.write(HALF % UNFINISHED[size])
+        await asyncio.gather(noted(reader.readline()), noted(at.post(LARGE)), noted(at.post()))
+        writer.close()
+    assert ended[0] == b"HTTP/1.1 408 Request Timeout\r\n", "it had taken the room"
+    assert [status for status, _ in ended[1:]] == [200, 200]
+
+
+@pytest.mark.parametrize("size", [500_000, 1_500_000])
+async def test_nothing_of_a_request_stays_in_memory_while_its_answer_comes(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(module, "MAX_BODY", 2_000_000)
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: web.Request) -> web.Response:
+        asked.set()
+        await go_on.wait()
+        return web.json_response(usage(input_tokens=5, output_tokens=7))
+
+    body = {**ASK, "system": "x" * size}
+    async with Upstream(slow) as upstream, served(upstream.url, short_path / "s") as at:
+        tracemalloc.start()
+        first = asyncio.create_task(at.post(body))
+        await asked.wait()
+        await until(lambda: _kept_by_us() < size // 3)
+        tracemalloc.stop()
+        others = [asyncio.create_task(at.post(body)) for _ in range(3)]
+        await until(lambda: len(upstream.asked) == 4)
+        go_on.set()
+        assert [(await each)[0] for each in (first, *others)] == [200] * 4
+
+
+def _kept_by_us() -> int:
+    """Bytes of memory that our modules have taken, while they are traced."""
+    snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/mailagent/*")])
+    return sum(trace.size for trace in snapshot.traces)
+
+
+async def test_a_session_cannot_take_the_room_of_another(short_path: Path) -> None:
+    """Hostile code begins as many of the largest bodies as there may be requests, and ends none."""
+    head = b"POST /v1/messages HTTP/1.1\r\nHost: m\r\nContent-Length: %d\r\n\r\n" % module.MAX_BODY
+    async with Upstream(whole) as upstream, served(upstream.url, short_path / "s") as at:
+        open_ones = [await asyncio.open_unix_connection(str(at.socket)) for _ in range(module.MAX_AT_ONCE)]
+        for _, writer in open_ones:
+            writer.write(head + b"x" * (module.MAX_BODY - 1))
+        await until(lambda: any(not writer.transport.get_write_buffer_size() for _, writer in open_ones))
         async with (
             at.gateway.listen(short_path / "t", PAYER) as meter,
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(short_path / "t"))) as client,
         ):
-            other = Served(client, meter, short_path / "t", at.gateway)
-            assert (await other.post(large))[0] == 529
-            writer.close()
-            await until(lambda: at.gateway.held == 0)
-            assert (await other.post(large))[0] == 200
-        await until(lambda: at.gateway.held == 0)
+            assert (await Served(client, meter, short_path / "t", at.gateway, at.ledger).post(LARGE))[0] == 200
+        for _, writer in open_ones:
+            writer.transport.abort()
 
 
 async def test_a_body_that_does_not_arrive_is_not_waited_for(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailagent.core.metering import Prices, Tally, Tokens
+from mailagent.core.metering import Prices, Tally, Tokens, most
 from mailagent.core.quota import Spend
 
 OTHERWISE = Tokens(input=1, output=999)
@@ -65,3 +65,11 @@ def test_each_kind_of_token_has_its_price() -> None:
     prices = Prices(input=2, output=10, cache_write=3, cache_read=0.5)
     spend = Tokens(input=1, output=10, cache_write=100, cache_hour=1000, cache_read=10_000).spend(prices)
     assert spend == Spend(1, 11_111, (2 + 100 + 300 + 4000 + 5000) / 1e6)
+
+
+@given(st.builds(Prices, *[st.floats(0, 100)] * 4), st.lists(st.integers(0, 10**6), min_size=4, max_size=4))
+def test_no_answer_costs_more_than_the_most(prices: Prices, read: list[int]) -> None:
+    tokens = Tokens(read[0], 7, read[1], read[2], read[3])
+    ceiling = most(tokens.read, 7, prices).spend(prices)
+    assert ceiling.tokens == tokens.spend(prices).tokens
+    assert ceiling.dollars >= tokens.spend(prices).dollars * (1 - 1e-9)

@@ -118,6 +118,13 @@ def picture_in_a_tool_result(at: Targets) -> object:
     return asked(at, "POST /v1/messages HTTP/1.1", {**ASKED, "messages": [{"role": "user", "content": content}]})
 
 
+@attempt("HTTP 400")
+def schema_from_elsewhere(at: Targets) -> object:
+    """Has a tool's schema refer to an address with the data in it."""
+    tools = [{"name": "x", "input_schema": {"$ref": "https://elsewhere.test/?data"}}]
+    return asked(at, "POST /v1/messages HTTP/1.1", {**ASKED, "tools": tools})
+
+
 @attempt("the gateway drops them")
 def headers_of_its_own(at: Targets) -> object:
     """Sends a key and a cookie of its own."""
