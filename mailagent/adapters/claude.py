@@ -20,7 +20,6 @@ from claude_agent_sdk import (
     HookJSONOutput,
     HookMatcher,
     Message,
-    MirrorErrorMessage,
     ResultMessage,
     SessionStore,
     TextBlock,
@@ -283,18 +282,17 @@ class ClaudeSession:
                 yield event
 
     async def _outcome(self) -> Outcome:
-        said, checkpointed = "", True
+        """Whether the transcript is whole its store says in the end, and not the SDK, which gives up what waits for a
+        checkpoint for a minute: it was taken, and is written when its turn has come."""
+        said = ""
         async for event in self._events():
+            self._store.check()
             match event:
-                case MirrorErrorMessage():
-                    checkpointed = False
-                    await self._store.settle()
                 case AssistantMessage():
                     said = _text(event) or said
                 case ResultMessage():
                     _raise_unless_done(event, self._meter)
-                    if not checkpointed:
-                        raise TemporaryError("the transcript could not be stored")
+                    await self._store.settle()
                     await self._meter.settled()
                     return Outcome(_words(event.result) or said, (), self._usage(), self._meter.first_request_at)
                 case _:
