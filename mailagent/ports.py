@@ -236,7 +236,7 @@ class Workspace:
     path: str
     token: str
     lost: bool = False
-    """There were files, and they cannot be had any more: the thread starts anew."""
+    """There were files, and they cannot be had any more: the thread starts anew. Also when this turn is tried again."""
 
 
 class Workspaces(Protocol):

@@ -54,7 +54,8 @@ MAX_BESIDE = 100
 class RedisTranscripts(SessionStore):
     """Keeps the SDK's SessionStore: what is appended twice is there once, in the order of its first arrival.
 
-    A session is forgotten `retention_seconds` after its last append. TemporaryError when Redis is away."""
+    A session is forgotten with its thread; one of no thread `retention_seconds` after its last append. TemporaryError
+    when Redis is away."""
 
     # The SDK takes these for absent: sessions are never listed, since none is continued but by its id.
     list_sessions = SessionStore.list_sessions

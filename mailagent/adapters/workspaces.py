@@ -98,7 +98,7 @@ class DiskWorkspaces:
             return await self._restored(workspace, checkpoint)
         self._copies[thread] = copy
         await _in_thread(_ensure, Path(workspace.path))
-        return workspace
+        return replace(workspace, lost=checkpoint.lost)
 
     async def add(self, workspace: Workspace, files: Sequence[tuple[str, bytes]]) -> list[str]:
         """Write files into in/, read-only; a name that is taken by other bytes gets a number, the same bytes are kept
@@ -169,14 +169,14 @@ class DiskWorkspaces:
         except PermanentError as error:
             log.error("%s: its files are lost, it starts anew: %s", workspace.thread, error)
             await _in_thread(remove, root)
-            workspace, checkpoint = replace(workspace, lost=True), Checkpoint("", 0, "")
+            checkpoint = Checkpoint("", 0, "", lost=True)
         except OSError as error:
             raise _temporary(error) from error
         self._copies[workspace.thread] = copy
         await _in_thread(_ensure, root)
         await self._remember(workspace.thread)
         await self._checkpoints.take_over(workspace, replace(checkpoint, copy=copy.name))
-        return workspace
+        return replace(workspace, lost=checkpoint.lost)
 
     async def _look(self, workspace: Workspace) -> Look:
         copy = self._copies[workspace.thread]
