@@ -661,6 +661,15 @@ async def test_a_thread_that_began_with_a_refusal_has_forgotten_nothing(house: H
     assert "do not have the conversation" not in house.texts()[1]
 
 
+@pytest.mark.parametrize("failure", [TemporaryError("away"), PermanentError("too much"), ValueError("a fault")])
+async def test_a_turn_that_is_over_holds_no_workspace_whatever_way_it_ended(house: House, failure: Exception) -> None:
+    house.agent.failures = [failure]
+    await house.deliver(mail())
+    await house.settle()
+    assert len(house.replies()) == 1
+    assert (house.spaces._open, house.spaces._copies) == (set(), {})
+
+
 async def test_a_question_that_no_model_answered_comes_back_with_the_next_mail(house: House) -> None:
     house.agent.unreadable = {"a.csv": "is empty"}
     await house.deliver(mail("What is the median of x?"))
