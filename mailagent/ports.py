@@ -236,7 +236,7 @@ class Workspace:
     path: str
     token: str
     lost: bool = False
-    """There were files, and they cannot be had any more: the thread starts anew."""
+    """There were files, and they cannot be had any more: the thread starts anew. Also when this turn is tried again."""
 
 
 class Workspaces(Protocol):
@@ -259,9 +259,12 @@ class Workspaces(Protocol):
         """Make the workspace's present state durable, as one checkpoint with the transcript's. The last that a turn
         does with it."""
 
+    def close(self, thread: ThreadId) -> None:
+        """The turn is over, whatever way it ended, or was not even begun."""
+
     async def forget(self, before: float) -> int:
-        """Remove the directories on this host that no checkpoint goes on from, untouched since `before` (Unix seconds);
-        returns how many."""
+        """Remove the directories on this host that no checkpoint goes on from and no turn has open, untouched since
+        `before` (Unix seconds); returns how many."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ import logging
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,12 +15,11 @@ from claude_agent_sdk import (
     AssistantMessage,
     ClaudeAgentOptions,
     ClaudeSDKClient,
-    ClaudeSDKError,
     HookContext,
     HookInput,
     HookJSONOutput,
     HookMatcher,
-    MirrorErrorMessage,
+    Message,
     ResultMessage,
     SessionStore,
     TextBlock,
@@ -56,6 +55,9 @@ INTERRUPT_SECONDS = 5.0
 MAX_LINE = 8 << 20
 """Bytes of a line that the CLI says; as a value it takes up to 24 times as much. An image has 1.4 MB at most there; an
 edit tells the whole file as it was before."""
+
+MAX_REASON = 500
+"""Characters of why a turn failed that are told on: code inside can give a reason as long as a line."""
 
 MAX_LOOKS = 1000
 """Looks at the workspace in one session: more tools than that are not used in a turn."""
@@ -247,10 +249,12 @@ class ClaudeSession:
     async def ask(self, turn: Turn) -> Outcome:
         """Let the agent answer this turn's prompt and report what it said last and what it used."""
         try:
-            await self._connecting
+            with _sdk_errors():
+                await self._connecting
             await self._store.settle()
             self._inside.seize()
-            await self._client.query(turn.prompt)
+            with _sdk_errors():
+                await self._client.query(turn.prompt)
             outcome = await self._outcome()
             await self._inside.look()
             return outcome
@@ -261,32 +265,36 @@ class ClaudeSession:
             if self._inside.failure:
                 raise self._inside.failure from error
             raise
-        except ClaudeSDKError as error:
-            raise self._inside.failure or TemporaryError(f"the agent's process failed: {error}") from error
 
     async def _interrupt(self) -> None:
         """Let the agent stop by itself, so that its transcript says so; what has not stopped soon is killed later."""
-        with suppress(ClaudeSDKError, TimeoutError):
+        with suppress(TemporaryError, TimeoutError):
             async with asyncio.timeout(INTERRUPT_SECONDS):
-                await self._client.interrupt()
-                async for _ in self._client.receive_response():
+                with _sdk_errors():
+                    await self._client.interrupt()
+                async for _ in self._events():
                     pass
 
+    async def _events(self) -> AsyncIterator[Message]:
+        """What the CLI says, or code inside in its place."""
+        with _sdk_errors():
+            async for event in self._client.receive_response():
+                yield event
+
     async def _outcome(self) -> Outcome:
-        said, checkpointed = "", True
-        async for event in self._client.receive_response():
+        """Whether the transcript is whole its store says in the end, and not the SDK, which gives up what waits for a
+        checkpoint for a minute: it was taken, and is written when its turn has come."""
+        said = ""
+        async for event in self._events():
+            self._store.check()
             match event:
-                case MirrorErrorMessage():
-                    checkpointed = False
-                    await self._store.settle()
                 case AssistantMessage():
                     said = _text(event) or said
                 case ResultMessage():
                     _raise_unless_done(event, self._meter)
-                    if not checkpointed:
-                        raise TemporaryError("the transcript could not be stored")
+                    await self._store.settle()
                     await self._meter.settled()
-                    return Outcome(event.result or said, (), self._usage(), self._meter.first_request_at)
+                    return Outcome(_words(event.result) or said, (), self._usage(), self._meter.first_request_at)
                 case _:
                     pass
         raise TemporaryError("the agent's process ended without a result")
@@ -309,12 +317,30 @@ def _raise_unless_done(result: ResultMessage, meter: Meter) -> None:
         if meter.refused:
             raise PermanentError(meter.refused)
         status = f" (HTTP {result.api_error_status})" if result.api_error_status else ""
-        reason = "; ".join(result.errors or []) or result.result or result.subtype
-        raise TemporaryError(f"the model could not answer{status}: {reason[:500]}")
+        errors = "; ".join(map(str, result.errors)) if isinstance(result.errors, list) else ""
+        reason = f"the model could not answer{status}: {errors or result.result or result.subtype}"
+        raise TemporaryError(_words(reason)[:MAX_REASON])
 
 
 def _text(event: AssistantMessage) -> str:
-    return "\n".join(block.text for block in event.content if isinstance(block, TextBlock))
+    return "\n".join(_words(block.text) for block in event.content if isinstance(block, TextBlock))
+
+
+def _words(said: object) -> str:
+    """What was said where the SDK promises a text: it passes on anything, and half characters, that no store takes."""
+    return said.encode(errors="replace").decode() if isinstance(said, str) else ""
+
+
+@contextmanager
+def _sdk_errors() -> Iterator[None]:
+    """Around all that the SDK does with what the CLI says. Code inside can say things in its place for which the SDK
+    raises anything at all: a bare Exception with the words of that code, or whatever Python does with values that are
+    not of the kind that was meant."""
+    try:
+        yield
+    except Exception as error:
+        reason = f"the agent's process failed: {type(error).__name__}: {error}"
+        raise TemporaryError(_words(reason)[:MAX_REASON]) from error
 
 
 @asynccontextmanager
@@ -335,5 +361,5 @@ async def _close(client: ClaudeSDKClient, connecting: "asyncio.Task[None]") -> N
         await asyncio.wait({connecting}, timeout=START_SECONDS)
     elif not connecting.cancelled() and connecting.exception():
         log.info("the agent's process did not start: %s", connecting.exception())
-    with suppress(ClaudeSDKError, OSError, RecursionError):
+    with suppress(TemporaryError), _sdk_errors():
         await client.disconnect()

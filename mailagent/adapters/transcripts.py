@@ -54,7 +54,8 @@ MAX_BESIDE = 100
 class RedisTranscripts(SessionStore):
     """Keeps the SDK's SessionStore: what is appended twice is there once, in the order of its first arrival.
 
-    A session is forgotten `retention_seconds` after its last append. TemporaryError when Redis is away."""
+    A session is forgotten with its thread; one of no thread `retention_seconds` after its last append. TemporaryError
+    when Redis is away."""
 
     # The SDK takes these for absent: sessions are never listed, since none is continued but by its id.
     list_sessions = SessionStore.list_sessions
@@ -130,12 +131,12 @@ class _Line:
 
 class OneTranscript(RedisTranscripts):
     """One session's transcript and no other: what is to be appended comes from the CLI's output, into which code in the
-    sandbox can write, and it may name any session. ValueError for another one; PermanentError, in words for the sender,
-    when it is more than it can be.
+    sandbox can write. It may name another session, which is a TemporaryError, and be more than a transcript can be: a
+    PermanentError in words for the sender.
 
     What cannot be written stays here, in its order, and goes first with whatever comes next: a hole in a transcript
-    would cut off all before it. So an append does not fail because Redis is away; `settle` does. For the same reason
-    nothing is taken any more after what was too much."""
+    would cut off all before it. So an append does not fail, or the SDK would try it again and then drop it; `settle`
+    fails. For the same reason nothing is taken any more after what could not be taken."""
 
     def __init__(
         self,
@@ -152,7 +153,7 @@ class OneTranscript(RedisTranscripts):
         self._workspace = workspace
         self._left = MAX_TURN_BYTES
         self._before: dict[str, int] = {}
-        self._refused = ""
+        self._refused: PermanentError | TemporaryError | None = None
         self._beside: set[str] = set()
         self._waiting: list[_Line] = []
         self._writing = asyncio.Lock()
@@ -166,26 +167,40 @@ class OneTranscript(RedisTranscripts):
             self._kept[tool_use] = keeping
 
     async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
-        self._check(key)
         if self._refused:
-            raise PermanentError(self._refused)
-        lines = [self._line(_path(key), entry) for entry in entries]
-        sizes = [_size(line.entry, entry) for line, entry in zip(lines, entries, strict=True)]
-        self._left -= sum(sizes)
-        if self._left < 0 or max(sizes, default=0) > MAX_ENTRY_BYTES:
-            self._refused = TOO_MUCH
-            raise PermanentError(self._refused)
-        self._waiting += lines
+            return
+        try:
+            self._take(key, entries)
+        except (PermanentError, TemporaryError) as error:
+            log.warning("%s: no more of the transcript is taken: %s", self._own[1], error)
+            self._refused = error
+            return
         try:
             await self.settle()
         except TemporaryError as error:
             log.warning("%s: %d entries wait to be stored: %s", self._own[1], len(self._waiting), error)
 
-    async def settle(self) -> None:
-        """Write what waits. TemporaryError when that cannot be: then the transcript is not whole. PermanentError when
-        no more is taken."""
+    def _take(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:
+        """All of it, or none."""
+        self._check(key)
+        if not all(isinstance(entry, dict) for entry in entries):
+            raise TemporaryError("what is no entry cannot be in a transcript")
+        lines = [self._line(_path(key), entry) for entry in entries]
+        sizes = [_size(line.entry, entry) for line, entry in zip(lines, entries, strict=True)]
+        self._left -= sum(sizes)
+        if self._left < 0 or max(sizes, default=0) > MAX_ENTRY_BYTES:
+            raise PermanentError(TOO_MUCH)
+        self._waiting += lines
+
+    def check(self) -> None:
+        """Raise why no more is taken."""
         if self._refused:
-            raise PermanentError(self._refused)
+            raise self._refused
+
+    async def settle(self) -> None:
+        """Write what waits. TemporaryError when that cannot be: then the transcript is not whole. What `check` raises
+        when no more is taken."""
+        self.check()
         async with self._writing:
             lines = list(self._waiting)
             for line in lines:
@@ -195,8 +210,11 @@ class OneTranscript(RedisTranscripts):
                 del self._waiting[: len(lines)]
 
     def _line(self, path: str, entry: SessionStoreEntry) -> _Line:
-        """Without a uuid of its own it gets one, since it may be written twice when an answer of Redis is lost."""
-        uuid = str(entry.get("uuid") or f"{self._workspace.token} {next(self._numbers)}")
+        """Without a uuid of its own it gets one, since it may be written twice when an answer of Redis is lost; so does
+        one whose uuid is nothing that Redis can be told."""
+        uuid = entry.get("uuid")
+        if not isinstance(uuid, str) or not uuid.isascii() or not uuid:
+            uuid = f"{self._workspace.token} {next(self._numbers)}"
         told = [self._kept.pop(each) for each in _results(entry) if each in self._kept]
         return _Line(path, uuid, json.dumps(entry), told[-1] if told else None)
 
@@ -207,7 +225,7 @@ class OneTranscript(RedisTranscripts):
         entries = [json.loads(text) for text in said]
         self._before[_path(key)] = sum(map(_size, said, entries))
         if sum(self._before.values()) > MAX_THREAD_BYTES:
-            self._refused = TOO_LONG
+            self._refused = PermanentError(TOO_LONG)
         return entries or None
 
     async def delete(self, key: SessionKey) -> None:
@@ -220,11 +238,11 @@ class OneTranscript(RedisTranscripts):
 
     def _check(self, key: SessionKey | SessionListSubkeysKey) -> None:
         if (key["project_key"], key["session_id"]) != self._own:
-            raise ValueError("this transcript is another session's")
+            raise TemporaryError("this transcript is another session's")
         if path := key.get("subpath"):
             self._beside.add(str(path))
             if len(self._beside) > MAX_BESIDE or not BESIDE.fullmatch(str(path)):
-                raise ValueError("more transcripts beside this session's than it can have, or under an odd name")
+                raise TemporaryError("more transcripts beside this session's than it can have, or under an odd name")
 
 
 def transcript_of(directory: str, session: SessionId) -> str:

@@ -88,11 +88,16 @@ class DiskWorkspaces:
         self._max_out_files = max_out_files
         self._one = asyncio.Lock()
         self._copies: dict[ThreadId, Copy] = {}
+        self._open: set[ThreadId] = set()
+        self._forgetting = asyncio.Lock()
         self._boot = BOOT.read_text().strip()
 
     async def open(self, thread: ThreadId, token: str) -> Workspace:
         """The thread's workspace; restored from its checkpoint unless the thread went on in the very copy that is here,
         under this boot."""
+        self._open.add(thread)  # before anything is waited for: `forget` looks here last
+        async with self._forgetting:
+            pass  # a removal that had begun is over
         workspace = Workspace(thread, str(self._directory / thread / "files"), token)
         checkpoint = await self._checkpoints.get(thread)
         copy = await _in_thread(_read_copy, self._copy_file(thread)) if await _in_thread(_is_there, workspace) else None
@@ -100,7 +105,7 @@ class DiskWorkspaces:
             return await self._restored(workspace, checkpoint)
         self._copies[thread] = copy
         await _in_thread(_ensure, Path(workspace.path))
-        return workspace
+        return replace(workspace, lost=checkpoint.lost)
 
     async def add(self, workspace: Workspace, files: Sequence[tuple[str, bytes]]) -> list[str]:
         """Write files into in/, read-only; a name that is taken by other bytes gets a number, the same bytes are kept
@@ -151,19 +156,32 @@ class DiskWorkspaces:
         await self._remember(workspace.thread)
         del self._copies[workspace.thread]
 
+    def close(self, thread: ThreadId) -> None:
+        """See ports.Workspaces."""
+        self._open.discard(thread)
+        self._copies.pop(thread, None)
+
     async def forget(self, before: float) -> int:
         """See ports.Workspaces."""
         removed = 0
         for directory in await _in_thread(_untouched, self._directory, before):
-            copy = await _in_thread(_read_copy, directory / "copy.json")
-            checkpoint = await self._checkpoints.get(ThreadId(directory.name))
-            if copy is None or copy.name != checkpoint.copy:
-                try:
-                    await _in_thread(remove, directory)
-                    removed += 1
-                except TemporaryError as error:
-                    log.warning("%s: %s", directory, error)  # the others go all the same
+            async with self._forgetting:
+                removed += await self._forgotten(directory)
         return removed
+
+    async def _forgotten(self, directory: Path) -> bool:
+        """Whether it was removed; a turn that begins meanwhile waits, or is seen in time."""
+        thread = ThreadId(directory.name)
+        copy = await _in_thread(_read_copy, directory / "copy.json")
+        checkpoint = await self._checkpoints.get(thread)
+        if thread in self._open or (copy and copy.name == checkpoint.copy):
+            return False
+        try:
+            await _in_thread(remove, directory)
+        except TemporaryError as error:
+            log.warning("%s: %s", directory, error)  # the others go all the same
+            return False
+        return True
 
     async def _restored(self, workspace: Workspace, checkpoint: Checkpoint) -> Workspace:
         """The directory made anew. It is named in the store last, so that half of it is made again."""
@@ -176,14 +194,14 @@ class DiskWorkspaces:
         except PermanentError as error:
             log.error("%s: its files are lost, it starts anew: %s", workspace.thread, error)
             await _in_thread(remove, root)
-            workspace, checkpoint = replace(workspace, lost=True), Checkpoint("", 0, "")
+            checkpoint = Checkpoint("", 0, "", lost=True)
         except OSError as error:
             raise _temporary(error) from error
         self._copies[workspace.thread] = copy
         await _in_thread(_ensure, root)
         await self._remember(workspace.thread)
         await self._checkpoints.take_over(workspace, replace(checkpoint, copy=copy.name))
-        return workspace
+        return replace(workspace, lost=checkpoint.lost)
 
     async def _look(self, workspace: Workspace) -> Look:
         copy = self._copies[workspace.thread]

@@ -98,6 +98,8 @@ class Turns:
                 return await self._ask(claim, mails, number)
         except TimeoutError as error:
             raise TemporaryError(f"the turn took longer than {self.turn_seconds:.0f} s") from error
+        finally:
+            self.workspaces.close(claim.thread)
 
     async def _ask(self, claim: Claim, mails: Sequence[Inbound], number: int) -> tuple[Job, Outcome]:
         job, workspace = claim.job, await self.workspaces.open(claim.thread, claim.token)

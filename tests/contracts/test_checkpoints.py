@@ -17,14 +17,16 @@ from mailagent.adapters.s3 import S3Blobs
 from mailagent.adapters.transcripts import OneTranscript, RedisTranscripts
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.core.errors import LeaseLostError
-from mailagent.core.job import session_id
+from mailagent.core.job import Dead, session_id
 from mailagent.core.policy import WORKSPACE
 from mailagent.core.values import ThreadId
 from mailagent.ports import Blobs, Workspace
 from tests.contracts.test_workspaces import tree
+from tests.fakes.jobs import a_job
 from tests.leases import Leases
 
 THREAD = ThreadId("thread")
+RETENTION = 1000
 KEY = SessionKey(project_key=project_key_for_directory(WORKSPACE), session_id=session_id(THREAD))
 
 
@@ -40,7 +42,7 @@ class Host:
     async def open(self) -> tuple[Workspace, OneTranscript]:
         """Take the lease from whoever holds it, then the workspace."""
         workspace = await self.spaces.open(THREAD, await self.leases.take(THREAD))
-        store = RedisTranscripts(self.client, retention_seconds=1000)
+        store = RedisTranscripts(self.client, retention_seconds=RETENTION)
         return workspace, store.only(WORKSPACE, session_id(THREAD), workspace)
 
     async def turn(self, number: int) -> Path:
@@ -67,7 +69,7 @@ def hosts(request: pytest.FixtureRequest, client: Redis, tmp_path: Path) -> tupl
 
     def host(name: str) -> Host:
         blobs: Blobs = S3Blobs(bucket) if bucket else DiskBlobs(tmp_path / "blobs")
-        checkpoints = RedisCheckpoints(client, retention_seconds=1000)
+        checkpoints = RedisCheckpoints(client, retention_seconds=RETENTION)
         spaces = DiskWorkspaces(
             tmp_path / name, blobs, checkpoints, max_bytes=10**9, max_out_bytes=1000, max_out_files=9
         )
@@ -83,7 +85,7 @@ def entry(uuid: str, *results: str) -> SessionStoreEntry:
 
 
 async def said(client: Redis) -> list[str]:
-    entries = await RedisTranscripts(client, retention_seconds=1000).load(KEY) or []
+    entries = await RedisTranscripts(client, retention_seconds=RETENTION).load(KEY) or []
     return [entry["uuid"] for entry in entries]
 
 
@@ -150,6 +152,40 @@ async def test_a_tool_s_files_and_its_result_are_saved_together(hosts: tuple[Hos
     there, _ = await b.open()
     assert await said(client) == ["call 1", "result 1"]
     assert (Path(there.path) / "work/state").read_text() == "after 1"
+
+
+async def test_whatever_renews_a_thread_renews_its_conversation(hosts: tuple[Host, Host], client: Redis) -> None:
+    """A mail that is refused, say: else the thread would be known longer than what was said in it."""
+    a, _ = hosts
+    await a.turn(1)
+    _, transcript = await a.open()
+    await transcript.append({**KEY, "subpath": "subagents/agent-1"}, [entry("b")])
+    await a.leases.end(THREAD)
+    of_thread = [key async for key in client.scan_iter() if await client.ttl(key) > 0]
+    assert {str(key).split(":")[1] for key in of_thread} > {"thread", "log", "seen", "paths", "checkpoint"}
+    assert {await client.ttl(key) for key in of_thread} == {RETENTION}
+    for key in of_thread:
+        await client.expire(key, 10)
+    await a.leases.jobs.accept(a_job("refused", THREAD), None)
+    assert {await client.ttl(key) for key in of_thread} == {-1}, "a thread with work never expires"
+    refused = await a.leases.jobs.claim("turns", 5.0)
+    assert refused
+    await a.leases.jobs.finish(refused, refused.job.at(Dead("refused"), "dead", 1.0))
+    assert {await client.ttl(key) for key in of_thread} == {RETENTION}
+
+
+async def test_a_checkpoint_that_is_gone_is_told_until_a_turn_has_ended(
+    hosts: tuple[Host, Host], client: Redis
+) -> None:
+    a, b = hosts
+    assert not (await a.open())[0].lost, "a new thread has lost nothing"
+    await a.turn(1)
+    assert not (await b.open())[0].lost
+    await client.delete(f"{PREFIX}:checkpoint:{THREAD}")
+    for host in (a, a, b):
+        assert (await host.open())[0].lost
+    await b.turn(2)
+    assert not (await a.open())[0].lost
 
 
 async def test_without_the_lease_nothing_is_written(hosts: tuple[Host, Host], client: Redis) -> None:

@@ -17,6 +17,7 @@ from mailagent.adapters.transcripts import (
     MAX_THREAD_BYTES,
     MAX_TURN_BYTES,
     VALUE_BYTES,
+    OneTranscript,
     RedisTranscripts,
 )
 from mailagent.core.errors import PermanentError, TemporaryError
@@ -134,8 +135,45 @@ async def test_a_session_writes_its_own_transcript_and_no_other(
     assert await transcripts.list_subkeys({"project_key": PROJECT, "session_id": SESSION}) == ["subagents/agent-1"]
     others = (SessionKey(project_key=PROJECT, session_id="x"), SessionKey(project_key="-etc", session_id=SESSION))
     for other in others:
-        with pytest.raises(ValueError, match="another session"):
-            await own.append(other, [entry("c")])
+        own = transcripts.only("/workspace", SESSION, workspace)
+        await own.append(other, [entry("c")])
+        assert not await transcripts.exists("/workspace", SessionId("x"))
+        await refuses(own, transcripts, TemporaryError, "another session")
+
+
+async def refuses(
+    own: OneTranscript, transcripts: RedisTranscripts, kind: type[PermanentError | TemporaryError], why: str
+) -> None:
+    """It takes nothing any more, and says why to whoever asks whether it is whole."""
+    before = await transcripts.load(MAIN)
+    await own.append(MAIN, [entry("after that")])
+    with pytest.raises(kind, match=why):
+        own.check()
+    with pytest.raises(kind, match=why):
+        await own.settle()
+    assert await transcripts.load(MAIN) == before
+
+
+@pytest.mark.parametrize("odd", [1, None, "x", [entry("a")]])
+async def test_what_is_no_entry_is_not_taken_and_neither_is_what_follows(
+    transcripts: RedisTranscripts, workspace: Workspace, odd: Any
+) -> None:
+    own = transcripts.only("/workspace", SESSION, workspace)
+    await own.append(MAIN, [entry("a")])
+    await own.append(MAIN, [entry("b"), odd])
+    await refuses(own, transcripts, TemporaryError, "no entry")
+    assert await transcripts.load(MAIN) == [entry("a")]
+
+
+@pytest.mark.parametrize("uuid", ["\ud800", "ü", {"a": 1}, 5])
+async def test_an_odd_uuid_stands_in_nobody_s_way(
+    transcripts: RedisTranscripts, workspace: Workspace, uuid: Any
+) -> None:
+    own = transcripts.only("/workspace", SESSION, workspace)
+    await own.append(MAIN, [entry("a"), entry(uuid)])
+    await own.append(MAIN, [entry("b")])
+    await own.settle()
+    assert await transcripts.load(MAIN) == [entry("a"), entry(uuid), entry("b")]
 
 
 @pytest.mark.parametrize("name", ["a" * 201, "a b", "a\nb", "ü"])
@@ -143,24 +181,26 @@ async def test_beside_it_only_names_that_a_file_can_have(
     transcripts: RedisTranscripts, workspace: Workspace, name: str
 ) -> None:
     """The SDK makes a file of each when the session is resumed: one that cannot be made would end the thread."""
-    with pytest.raises(ValueError, match="odd name"):
-        await transcripts.only("/workspace", SESSION, workspace).append({**MAIN, "subpath": name}, [entry("a")])
+    own = transcripts.only("/workspace", SESSION, workspace)
+    await own.append({**MAIN, "subpath": name}, [entry("a")])
+    await refuses(own, transcripts, TemporaryError, "odd name")
+    assert await transcripts.list_subkeys({"project_key": PROJECT, "session_id": SESSION}) == []
 
 
 async def test_beside_it_no_more_than_redis_can_bear(transcripts: RedisTranscripts, workspace: Workspace) -> None:
     own = transcripts.only("/workspace", SESSION, workspace)
     for number in range(MAX_BESIDE):
         await own.append({**MAIN, "subpath": f"subagents/agent-{number}"}, [entry("a")])
-    with pytest.raises(ValueError, match="more transcripts"):
-        await own.append({**MAIN, "subpath": "subagents/one-more"}, [entry("a")])
+    await own.append({**MAIN, "subpath": "subagents/one-more"}, [entry("a")])
+    await refuses(own, transcripts, TemporaryError, "more transcripts")
 
 
 async def test_many_small_entries_are_as_much_as_a_large_one(
     transcripts: RedisTranscripts, workspace: Workspace
 ) -> None:
     own = transcripts.only("/workspace", SESSION, workspace)
-    with pytest.raises(PermanentError, match="more room"):
-        await own.append(MAIN, [entry()] * (MAX_TURN_BYTES // ENTRY_BYTES))
+    await own.append(MAIN, [entry()] * (MAX_TURN_BYTES // ENTRY_BYTES))
+    await refuses(own, transcripts, PermanentError, "more room")
 
 
 @pytest.mark.parametrize(
@@ -171,11 +211,8 @@ async def test_after_an_entry_that_is_too_large_there_is_no_hole(
 ) -> None:
     own = transcripts.only("/workspace", SESSION, workspace)
     await own.append(MAIN, [entry("a", text="x" * (MAX_ENTRY_BYTES - 1000))])
-    for batch in ([entry("b"), entry("c", **large)], [entry("d")]):
-        with pytest.raises(PermanentError, match="more room"):
-            await own.append(MAIN, batch)
-    with pytest.raises(PermanentError, match="more room"):
-        await own.settle()
+    await own.append(MAIN, [entry("b"), entry("c", **large)])
+    await refuses(own, transcripts, PermanentError, "more room")
     again = transcripts.only("/workspace", SESSION, workspace)
     assert [each.get("uuid") for each in await again.load(MAIN) or []] == ["a"]
     await again.append(MAIN, [entry("d")])

@@ -5,22 +5,25 @@ import mmap
 import os
 import shutil
 import stat
+import threading
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 import pytest
 
-from mailagent.adapters import snapshots, trees
+from mailagent.adapters import snapshots, trees, workspaces
 from mailagent.adapters.blobs import DiskBlobs
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.values import BlobId, OutFile, ThreadId
+from mailagent.ports import Workspace
 from tests.fakes.checkpoints import FakeCheckpoints
 
 THREAD = ThreadId("thread")
 ROOM = 100_000
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -343,6 +346,93 @@ async def test_a_thread_whose_files_are_lost_starts_anew(spaces: DiskWorkspaces,
     assert workspace.lost
     assert sorted(os.listdir(workspace.path)) == ["in", "out", "work"]
     assert os.listdir(f"{workspace.path}/in") == []
+
+
+class Slow(Generic[P, T]):
+    """Stands in the way of a function's calls, until it is told to let them go on."""
+
+    def __init__(self, function: Callable[P, Awaitable[T]]) -> None:
+        self._function = function
+        self.called = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, *args: P.args, **named: P.kwargs) -> T:
+        self.called.set()
+        await self.go_on.wait()
+        return await self._function(*args, **named)
+
+
+@pytest.fixture
+async def idle(spaces: DiskWorkspaces, tmp_path: Path) -> DiskWorkspaces:
+    """This host has an old directory of a thread that went on elsewhere, so that it may be forgotten."""
+    elsewhere = DiskWorkspaces(
+        tmp_path / "elsewhere", spaces._blobs, spaces._checkpoints, max_bytes=ROOM, max_out_bytes=1000, max_out_files=3
+    )
+    for host in (spaces, elsewhere):
+        workspace = await host.open(THREAD, "token")
+        (Path(workspace.path) / "work" / "state").write_text("kept")
+        await host.snapshot(workspace)
+        host.close(THREAD)
+    return spaces
+
+
+def state(workspace: Workspace) -> str:
+    return (Path(workspace.path) / "work" / "state").read_text()
+
+
+async def test_a_directory_that_no_thread_goes_on_in_is_forgotten(idle: DiskWorkspaces) -> None:
+    assert await idle.forget(time.time() - 3600) == 0
+    assert await idle.forget(time.time() + 1) == 1
+    await idle.open(THREAD, "token")
+    idle.close(THREAD)
+    assert await idle.forget(time.time() + 1) == 0, "the thread goes on here"
+
+
+async def test_what_a_turn_is_restoring_is_not_forgotten(idle: DiskWorkspaces, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow(idle._blobs.get)
+    monkeypatch.setattr(idle._blobs, "get", slow)
+    opening = asyncio.create_task(idle.open(THREAD, "token"))
+    await slow.called.wait()
+    (idle._directory / THREAD).mkdir(exist_ok=True)
+    assert await idle.forget(time.time() + 1) == 0
+    slow.go_on.set()
+    assert state(await opening) == "kept"
+
+
+async def test_what_a_turn_opens_while_it_is_to_be_forgotten_stays(
+    idle: DiskWorkspaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(idle._checkpoints.get)
+    monkeypatch.setattr(idle._checkpoints, "get", slow)
+    forgetting = asyncio.create_task(idle.forget(time.time() + 1))
+    await slow.called.wait()
+    opening = asyncio.create_task(idle.open(THREAD, "token"))
+    while THREAD not in idle._open:
+        await asyncio.sleep(0)
+    slow.go_on.set()
+    assert await forgetting == 0
+    assert state(await opening) == "kept"
+
+
+async def test_a_turn_waits_until_its_old_directory_is_removed(
+    idle: DiskWorkspaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(directory: Path) -> None:
+        if directory.name == THREAD:
+            begun.set()
+            assert go_on.wait(20)
+        trees.remove(directory)
+
+    monkeypatch.setattr(workspaces, "remove", slow)
+    forgetting = asyncio.create_task(idle.forget(time.time() + 1))
+    await asyncio.to_thread(begun.wait, 20)
+    opening = asyncio.create_task(idle.open(THREAD, "token"))
+    assert await asyncio.wait({opening}, timeout=0.2) == (set(), {opening})
+    go_on.set()
+    assert await forgetting == 1
+    assert state(await opening) == "kept"
 
 
 async def test_a_directory_of_before_the_machine_went_down_is_not_believed(spaces: DiskWorkspaces) -> None:

@@ -5,11 +5,13 @@ import json
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from claude_agent_sdk._internal.transcript_mirror_batcher import TranscriptMirrorBatcher
 
 from mailagent.adapters import redis, snapshots
 from mailagent.core.errors import TemporaryError
@@ -132,6 +134,33 @@ async def test_a_transcript_that_cannot_be_stored_fails_the_turn_and_has_no_hole
         await at.client.config_set("min-replicas-to-write", 0)
         assert "lost" not in await transcript(at)
         assert (await at.turn("question")).answer == "found"
+
+
+async def test_a_checkpoint_that_takes_the_store_long_does_not_cost_the_turn(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """The SDK waits for a minute, here less, then says that an append has failed which is only waiting."""
+    hurried = partial(TranscriptMirrorBatcher, send_timeout=0.1)
+    monkeypatch.setattr("claude_agent_sdk._internal.session_resume.TranscriptMirrorBatcher", hurried)
+    held = asyncio.Event()
+    async with desk(short_path, [bash("echo a > work/a; echo did-$((1))"), text("done"), text("later")]) as at:
+        put = at.workspaces._blobs.put
+
+        async def slow(data: bytes) -> BlobId:
+            await held.wait()
+            return await put(data)
+
+        monkeypatch.setattr(at.workspaces._blobs, "put", slow)
+        turn = asyncio.create_task(at.turn("question"))
+        async with asyncio.timeout(20):
+            while len(at.model.requests) < 2 or "flush failed" not in caplog.text:
+                await asyncio.sleep(0.005)
+        held.set()
+        assert (await turn).answer == "done"
+        assert await at.client.hget(CHECKPOINT, "manifest")
+        lose(short_path)
+        await at.turn("again", 2)
+        assert results(at.model.requests[-1][1]).count("did-1") == 1
 
 
 async def test_a_tool_that_failed_is_kept_too(short_path: Path) -> None:

@@ -18,7 +18,7 @@ from mailagent import config
 from mailagent.adapters import bubblewrap, cgroups, host, redis
 from mailagent.adapters.blobs import DiskBlobs
 from mailagent.adapters.checkpoints import RedisCheckpoints
-from mailagent.adapters.claude import MAX_LINE, ClaudeAgent, Settings
+from mailagent.adapters.claude import MAX_LINE, MAX_REASON, ClaudeAgent, Settings
 from mailagent.adapters.gateway import Gateway
 from mailagent.adapters.ledger import RedisLedger
 from mailagent.adapters.redis_server import PrivateRedis
@@ -336,6 +336,63 @@ async def test_code_inside_cannot_have_the_workspace_looked_at_many_times_at_onc
         assert (await at.turn("hello")).answer == "ok"
     assert most == 1
     assert 2 <= looks < 50
+
+
+RESULT: dict[str, Any] = {
+    "type": "result",
+    "subtype": "success",
+    "duration_ms": 1,
+    "duration_api_ms": 1,
+    "is_error": False,
+    "num_turns": 1,
+    "session_id": "x",
+}
+FAILED = RESULT | {"subtype": "x", "is_error": True}
+FORGED: dict[str, dict[str, Any]] = {
+    "error with many lines": {"type": "error", "error": "LINES"},
+    "error with half a character": {"type": "error", "error": "\ud800"},
+    "request without a number": {"type": "control_request"},
+    "entries of no transcript": {"type": "transcript_mirror"},
+    "content that is no list": {"type": "assistant", "message": {"model": "m", "content": "abc"}},
+    "reasons that are numbers": FAILED | {"errors": [1, {}]},
+    "reason that is none": FAILED | {"errors": 5, "result": {"a": 1}, "api_error_status": [1]},
+    "reason with half a character": FAILED | {"errors": ["\ud800\nforged" + "x" * 10_000]},
+}
+"""What code inside says in the CLI's place, and the SDK raises something for."""
+TEXTS: dict[str, tuple[dict[str, Any], str]] = {
+    "result that is a value": (RESULT | {"result": {"a": 1}}, ""),
+    "result with half a character": (RESULT | {"result": "x\ud800y"}, "x?y"),
+    "text that is a list": (
+        {"type": "assistant", "message": {"model": "m", "content": [{"type": "text", "text": ["no"]}]}},
+        "ok",
+    ),
+}
+"""What it says that is an answer, for all the SDK cares, and what becomes of it."""
+
+
+def say(frame: dict[str, Any]) -> Blocks:
+    """A command that says this in the CLI's place, while that waits for the command's end."""
+    script = f"""import os
+frame = {json.dumps(frame)!r}.replace("LINES", (chr(92) + "n") * 3_900_000)
+with open("/proc/" + os.environ["CLAUDE_PID"] + "/fd/1", "w") as cli:
+    cli.write(chr(10) + frame + chr(10))"""
+    return bash(f"python3 - <<'END'\n{script}\nEND\nsleep 0.5")
+
+
+async def test_what_code_says_in_the_name_of_the_cli_ends_the_attempt_in_few_words_or_is_an_answer(
+    short_path: Path,
+) -> None:
+    async with desk(short_path, []) as at:
+        for name, frame in FORGED.items():
+            at.model.requests.clear()
+            at.model._replay = [say(frame), text(name)]
+            with pytest.raises(TemporaryError) as caught:
+                await at.turn("hello", thread=ThreadId(name))
+            assert len(str(caught.value).encode()) <= MAX_REASON, name
+        for name, (frame, answer) in TEXTS.items():
+            at.model.requests.clear()
+            at.model._replay = [say(frame), text("ok")]
+            assert (await at.turn("hello", thread=ThreadId(name))).answer == answer, name
 
 
 async def test_code_inside_cannot_say_a_giant_line(short_path: Path) -> None:

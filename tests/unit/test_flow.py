@@ -640,6 +640,36 @@ async def test_a_thread_whose_files_are_lost_says_so(house: House) -> None:
     assert "do not have the conversation" in house.texts()[1]
 
 
+async def test_a_thread_whose_conversation_is_gone_says_so_once_also_when_it_is_tried_again(house: House) -> None:
+    await house.deliver(mail())
+    await house.settle()
+    house.checkpoints.kept.clear()
+    house.agent.failures = [TemporaryError("the model is away")]
+    for text in ("And now?", "And then?"):
+        await house.deliver(mail(text, reply_to=house.replies()[-1]["Message-ID"]))
+        await house.settle()
+    assert ["do not have the conversation" in text for text in house.texts()] == [False, True, False]
+
+
+async def test_a_thread_that_began_with_a_refusal_has_forgotten_nothing(house: House) -> None:
+    await house.deliver(mail(files=[]))
+    await house.settle()
+    await house.deliver(mail("With data?", reply_to=house.replies()[0]["Message-ID"]))
+    await house.settle()
+    assert len({job.thread for job in house.shelf.jobs.values()}) == 1
+    assert "The answer is 42." in house.texts()[1]
+    assert "do not have the conversation" not in house.texts()[1]
+
+
+@pytest.mark.parametrize("failure", [TemporaryError("away"), PermanentError("too much"), ValueError("a fault")])
+async def test_a_turn_that_is_over_holds_no_workspace_whatever_way_it_ended(house: House, failure: Exception) -> None:
+    house.agent.failures = [failure]
+    await house.deliver(mail())
+    await house.settle()
+    assert len(house.replies()) == 1
+    assert (house.spaces._open, house.spaces._copies) == (set(), {})
+
+
 async def test_a_question_that_no_model_answered_comes_back_with_the_next_mail(house: House) -> None:
     house.agent.unreadable = {"a.csv": "is empty"}
     await house.deliver(mail("What is the median of x?"))

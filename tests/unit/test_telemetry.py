@@ -58,3 +58,41 @@ def test_a_line_is_never_so_long_that_the_journal_breaks_it(capsys: pytest.Captu
     telemetry.start()
     logging.getLogger("mailagent.test").warning("%s", char * 100_000)
     assert len(capsys.readouterr().err.encode()) < 48 * 1024
+
+
+@pytest.mark.parametrize("journal", ["8:1", ""])
+def test_a_record_has_no_more_lines_than_are_of_use(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, journal: str
+) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", journal)
+    telemetry.start()
+    try:
+        raise ValueError("\n" * 100_000 + "the end")
+    except ValueError:
+        logging.getLogger("mailagent.test").exception("job")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == telemetry.MOST_LINES + 2
+    assert "Traceback" in lines[1]
+    assert lines[-1].endswith("the end")
+    assert sum("lines …" in line for line in lines) == 1
+
+
+def test_a_library_says_only_so_much_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even when code in a sandbox makes it say more; it silences nobody else."""
+    telemetry.start()
+    for number in range(10 * telemetry.RECORDS_A_MINUTE):
+        record = logging.LogRecord("claude_agent_sdk.a", logging.WARNING, "", 0, "frame %d", (number,), None)
+        record.created = 1_700_000_000.0 + (60 if number > 5 * telemetry.RECORDS_A_MINUTE else 0)
+        logging.getLogger("claude_agent_sdk.a").handle(record)
+    logging.getLogger("redis").warning("away")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 * telemetry.RECORDS_A_MINUTE + 1
+    assert sum("the last of this minute" in line for line in lines) == 2
+    assert lines[-1].endswith("away")
+
+
+def test_of_ours_every_line_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    telemetry.start()
+    for number in range(2 * telemetry.RECORDS_A_MINUTE):
+        logging.getLogger("mailagent.test").info("mail %d", number)
+    assert len(capsys.readouterr().err.splitlines()) == 2 * telemetry.RECORDS_A_MINUTE

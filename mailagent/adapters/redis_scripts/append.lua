@@ -1,8 +1,8 @@
 -- Appends to the transcripts of one session. An entry whose uuid is there already is skipped; one that brings a manifest
--- makes a checkpoint of it and its own place. All transcripts of a session expire together, `retention` seconds after
--- the last append to any of them. After thread and token of the lease ("" and "" for a session that is no thread's) come
--- four for each entry: path ("" for the main transcript, else "/" and the subpath), uuid or "", the entry, manifest or "".
--- Returns 1, or 0 when the lease is another's.
+-- makes a checkpoint of it and its own place. All transcripts of a session expire together: with its thread, or, of a
+-- session that is no thread's, `retention` seconds after the last append to any of them. After thread and token of the
+-- lease ("" and "" for such a session) come four for each entry: path ("" for the main transcript, else "/" and the
+-- subpath), uuid or "", the entry, manifest or "". Returns 1, or 0 when the lease is another's.
 local session, retention, thread, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local checkpoint = key('checkpoint', thread)
 
@@ -22,10 +22,13 @@ for i = 5, #ARGV, 4 do
     redis.call('SADD', key('paths', session), path)
   end
 end
+local mine = { key('paths', session) }
 for _, other in ipairs(redis.call('SMEMBERS', key('paths', session))) do
-  redis.call('EXPIRE', key('log', session .. other), retention)
-  redis.call('EXPIRE', key('seen', session .. other), retention)
+  table.insert(mine, key('log', session .. other))
+  table.insert(mine, key('seen', session .. other))
 end
-redis.call('EXPIRE', key('paths', session), retention)
-redis.call('EXPIRE', checkpoint, retention)
+if redis.call('EXISTS', checkpoint) == 1 then
+  table.insert(mine, checkpoint)
+end
+join(thread, retention, mine)
 return 1

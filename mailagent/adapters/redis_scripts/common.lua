@@ -118,3 +118,18 @@ local function rest(thread, retention)
     end
   end
 end
+
+-- From now on these keys are kept and forgotten with the thread, which renews all that is its own. With thread '' they
+-- expire by themselves.
+local function join(thread, retention, found)
+  if thread ~= '' then
+    redis.call('SADD', key('names', thread), unpack(found))
+  end
+  for _, name in ipairs(found) do
+    if works(thread) then
+      redis.call('PERSIST', name)
+    else
+      redis.call('EXPIRE', name, retention)
+    end
+  end
+end

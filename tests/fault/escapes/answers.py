@@ -141,7 +141,7 @@ class Forged:
     name: str
     tries: str
     path: str
-    refused: str = "the transcript could not be stored"
+    refused: str = "this transcript is another session's"
     without: str = "a store for all sessions"
 
 
@@ -152,23 +152,25 @@ FORGED = (
         "transcript_of_an_agent",
         "Writes a conversation that is laid out as files, under a name too long for one, when the thread goes on.",
         f"-srv/OWN/subagents/{'a' * 300}.jsonl",
+        "more transcripts beside this session's than it can have, or under an odd name",
     ),
 )
 
 
 async def forged(place: Path, *, weak: bool) -> dict[str, str]:
     """What becomes of each, in a thread of its own."""
-    replay = [blocks for each in FORGED for blocks in (bash(_write(each)), text("ok"))]
     everything = patch.object(OneTranscript, "_check", lambda *_: None)
     ends = {}
-    async with desk(place, replay) as at:
+    async with desk(place, []) as at:
         with everything if weak else nullcontext():
             for each in FORGED:
+                at.model.requests.clear()
+                at.model._replay = [bash(_write(each)), text("ok")]
                 try:
                     await at.turn("hello", thread=ThreadId(each.name))
                     ends[each.name] = f"{PASSED}it was stored"
                 except TemporaryError as error:
-                    ends[each.name] = str(error).removeprefix("the agent's process failed: ")
+                    ends[each.name] = str(error)
     return ends
 
 
