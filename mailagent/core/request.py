@@ -33,8 +33,14 @@ list says, as a larger window, a faster answer, another model or an adviser woul
 MESSAGE = frozenset({"role", "content", "clear_at", "output_config"})
 """What a message has."""
 
+FORM = frozenset({"effort", "format", "task_budget", "timing"})
+"""What there is in output_config, of a request or of a message."""
+
 BLOCKS = frozenset(
-    {"text", "image", "document", "search_result", "thinking", "redacted_thinking", "tool_use", "tool_result"}
+    {
+        *("text", "image", "document", "search_result", "thinking", "redacted_thinking", "tool_use", "tool_result"),
+        *("connector_text", "mid_conv_system", "fallback"),
+    }
 )
 """What the content of a message is made of."""
 
@@ -119,6 +125,8 @@ def _judged(body: object, model: str) -> dict[str, Any]:
     if "tools" in kept:
         kept["tools"] = _own_tools(kept["tools"])
     forms = [each.get("output_config") for each in (*body["messages"], kept)]
+    if not all(form is None or (isinstance(form, dict) and form.keys() <= FORM) for form in forms):
+        raise NotAdmittedError(f"output_config may have {', '.join(sorted(FORM))}, and nothing else")
     if _refers_elsewhere([kept.get("tools"), kept.get("output_format"), *forms]):
         raise NotAdmittedError(ELSEWHERE)
     if "context_management" in kept:

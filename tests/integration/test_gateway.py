@@ -272,6 +272,8 @@ def _adding(tool: dict[str, Any]) -> dict[str, Any]:
         ({**ASK, "tools": [{"name": "x", "input_schema": {"$ref": "https://elsewhere.test/#"}}]}, 400),
         ({**ASK, "tools": [{"name": "x", "input_schema": {"type": "tool_use", "input": {"$ref": "//x"}}}]}, 400),
         ({**ASK, "output_config": {"format": {"schema": {"items": [{"$dynamicRef": "file:///"}]}}}}, 400),
+        ({**ASK, "output_config": {"effort": "low", "speed": "fast"}}, 400),
+        ({**ASK, "messages": [{"role": "system", "content": [], "output_config": {"speed": "fast"}}]}, 400),
         ({**ASK, "system": {"type": "web_search_20250305"}}, 400),
         ({**ASK, "system": [{"type": "document", "source": {"type": "url"}}]}, 400),
         ({**ASK, "metadata": [0] * 1_000_001}, 413),
@@ -324,7 +326,7 @@ TOLD = [
 
 async def test_all_that_the_cli_says_passes(short_path: Path) -> None:
     async with Upstream(whole) as upstream, served(upstream.url, short_path / "s") as at:
-        assert (await at.post({**ASK, "messages": TOLD}))[0] == 200
+        assert (await at.post({**ASK, "messages": TOLD, "output_config": {"effort": "low"}}))[0] == 200
         assert upstream.asked[0][1]["messages"] == TOLD
 
 
