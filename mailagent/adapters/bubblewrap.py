@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from mailagent.adapters import seccomp, trees
 from mailagent.adapters.cgroups import Group
+from mailagent.adapters.endings import whole
 from mailagent.adapters.sandbox import Finished
 from mailagent.adapters.watch import TICK, Watch
 from mailagent.core import gvisor
@@ -228,13 +229,17 @@ async def run(
     except TimeoutError as error:
         raise TemporaryError(f"{command[0]} took longer than {timeout:.0f} s in the sandbox") from error
     finally:
-        if held:
-            await held.end()
-        if process and process.returncode is None:
-            process.kill()
-            await process.wait()
-        await remove(place)
+        await whole(_over(place, held, process))
     return Finished(process.returncode or 0, output.decode(errors="replace"), errors.decode(errors="replace"))
+
+
+async def _over(place: Path, held: Inside | None, process: asyncio.subprocess.Process | None) -> None:
+    if held:
+        await held.end()
+    if process and process.returncode is None:
+        process.kill()
+        await process.wait()
+    await remove(place)
 
 
 async def remove(*paths: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from claude_agent_sdk import (
 
 from mailagent import config
 from mailagent.adapters.bubblewrap import remove
+from mailagent.adapters.endings import whole
 from mailagent.adapters.gateway import Gateway, Meter
 from mailagent.adapters.host import limits
 from mailagent.adapters.profile import UNREADABLE, read_profile
@@ -52,6 +53,8 @@ SETTINGS = {"includeCoAuthoredBy": False, "includeGitInstructions": False}
 PROFILE_SECONDS = 120.0
 START_SECONDS = 30.0
 INTERRUPT_SECONDS = 5.0
+CLOSE_SECONDS = 30.0
+"""The SDK gives the CLI 15 s to end, but what is to be stored any time."""
 MAX_LINE = 8 << 20
 """Bytes of a line that the CLI says; as a value it takes up to 24 times as much. An image has 1.4 MB at most there; an
 edit tells the whole file as it was before."""
@@ -101,8 +104,11 @@ class ClaudeAgent:
         store = self._transcripts.only(WORKSPACE, session, workspace)
         known = await self._transcripts.exists(WORKSPACE, session)
         place = Path(tempfile.mkdtemp(prefix="session-"))
-        socket = self._settings.runtime_dir / f"{secrets.token_hex(6)}.sock"
-        async with _removed(place), self._gateway.listen(socket, payer) as meter:
+        ending = AsyncExitStack()
+        ending.push_async_callback(remove, place)
+        try:
+            socket = self._settings.runtime_dir / f"{secrets.token_hex(6)}.sock"
+            meter = await whole(ending.enter_async_context(self._gateway.listen(socket, payer)))
             policy = self._policy(Path(workspace.path), socket)
             options = self._options(session, store, place, known=known, skills=skills or SKILLS)
             writing = HookMatcher(matcher="|".join(WRITING), hooks=[_Keeper(self._workspaces, workspace, store).keep])
@@ -110,25 +116,23 @@ class ClaudeAgent:
             client = ClaudeSDKClient(options)
             inside = self._sandbox.launch(place, policy)
             connecting = asyncio.create_task(client.connect())
-            try:
-                yield ClaudeSession(
-                    policy,
-                    self._sandbox,
-                    client,
-                    connecting,
-                    store,
-                    meter,
-                    inside,
-                    model=self._settings.model.name,
-                    known=known,
-                )
-                await _close(client, connecting)
-                await store.settle()
-            finally:
-                # Not before the launcher has opened its end of the pipe: without a reader it would wait there for ever.
-                await asyncio.wait({connecting}, timeout=START_SECONDS)
-                await inside.end()
-                await _close(client, connecting)
+            ending.push_async_callback(_close, client, connecting)
+            ending.push_async_callback(_end, inside, connecting)
+            yield ClaudeSession(
+                policy,
+                self._sandbox,
+                client,
+                connecting,
+                store,
+                meter,
+                inside,
+                model=self._settings.model.name,
+                known=known,
+            )
+            await whole(_close(client, connecting))
+            await store.settle()
+        finally:
+            await whole(ending.aclose())
 
     def _policy(self, root: Path, socket: Path) -> Policy:
         settings = self._settings
@@ -250,20 +254,24 @@ class ClaudeSession:
         """Let the agent answer this turn's prompt and report what it said last and what it used."""
         try:
             with _sdk_errors():
-                await self._connecting
+                await asyncio.shield(self._connecting)
             await self._store.settle()
             self._inside.seize()
-            with _sdk_errors():
-                await self._client.query(turn.prompt)
-            outcome = await self._outcome()
+            outcome = await self._asked(turn)
             await self._inside.look()
             return outcome
-        except asyncio.CancelledError:  # the deadline, or a daemon that stops
-            await self._interrupt()
-            raise
         except TemporaryError as error:
             if self._inside.failure:
                 raise self._inside.failure from error
+            raise
+
+    async def _asked(self, turn: Turn) -> Outcome:
+        try:
+            with _sdk_errors():
+                await self._client.query(turn.prompt)
+            return await self._outcome()
+        except asyncio.CancelledError:  # the deadline, or a daemon that stops
+            await self._interrupt()
             raise
 
     async def _interrupt(self) -> None:
@@ -343,13 +351,11 @@ def _sdk_errors() -> Iterator[None]:
         raise TemporaryError(_words(reason)[:MAX_REASON]) from error
 
 
-@asynccontextmanager
-async def _removed(place: Path) -> AsyncIterator[None]:
-    """Remove the directory afterwards."""
-    try:
-        yield
-    finally:
-        await remove(place)
+async def _end(inside: Held, connecting: "asyncio.Task[None]") -> None:
+    """End what is inside; not before the launcher has opened its end of the pipe: without a reader it would wait there
+    for ever."""
+    await asyncio.wait({connecting}, timeout=START_SECONDS)
+    await inside.end()
 
 
 async def _close(client: ClaudeSDKClient, connecting: "asyncio.Task[None]") -> None:
@@ -361,5 +367,7 @@ async def _close(client: ClaudeSDKClient, connecting: "asyncio.Task[None]") -> N
         await asyncio.wait({connecting}, timeout=START_SECONDS)
     elif not connecting.cancelled() and connecting.exception():
         log.info("the agent's process did not start: %s", connecting.exception())
-    with suppress(TemporaryError), _sdk_errors():
-        await client.disconnect()
+    with suppress(TemporaryError, TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            with _sdk_errors():
+                await client.disconnect()
