@@ -13,8 +13,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from mailagent.adapters.charges import Charges
+from mailagent.adapters.endings import whole
 from mailagent.adapters.processes import is_sent_files
-from mailagent.adapters.space import Part, Space, to_its_end
+from mailagent.adapters.space import Part, Space
 from mailagent.adapters.upstream import Body, Entry, Upstream, refusal
 from mailagent.config import Model
 from mailagent.core.errors import TemporaryError
@@ -195,7 +196,7 @@ class _Line:
             return admit(raw, *rules)
         # A thread costs more than most requests do, and saves the others from waiting for a large one.
         async with self._gateway.one_large:
-            return await to_its_end(asyncio.to_thread(admit, raw, *rules))
+            return await whole(asyncio.to_thread(admit, raw, *rules))  # it takes its memory until it is over
 
     async def _charged(self, request: web.BaseRequest, part: Part) -> web.StreamResponse:
         """Charged with the most that it may use before it is made, with what it used afterwards."""

@@ -1,11 +1,8 @@
 """Memory for what may be large: so many bytes at once, and who needs more than is left waits."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
-
-T = TypeVar("T")
 
 
 class Space:
@@ -47,17 +44,3 @@ class Part:
         """Give back all that is more than this."""
         self._space.change(self._size - min(size, self._size))
         self._size = min(size, self._size)
-
-
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """What a thread makes. It cannot be ended: what it has takes memory, also when nobody waits for it any more."""
-    task, cancelled = asyncio.create_task(work), False
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-            cancelled = True
-    if cancelled:
-        task.exception()  # else it would be logged that nobody looked at it
-        raise asyncio.CancelledError
-    return task.result()

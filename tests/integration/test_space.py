@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from mailagent.adapters.space import Space, to_its_end
+from mailagent.adapters.endings import whole
+from mailagent.adapters.space import Space
 
 
 async def have(space: Space, size: int, kept: int, go_on: asyncio.Event) -> int:
@@ -56,7 +57,7 @@ async def test_a_thread_has_its_room_until_it_ends_also_when_nobody_waits_for_it
     async def work() -> None:
         async with space.take(10):
             begun.set()
-            await to_its_end(asyncio.to_thread(go_on.wait))
+            await whole(asyncio.to_thread(go_on.wait))
 
     working = asyncio.create_task(work())
     await begun.wait()
