@@ -8,6 +8,7 @@ import select
 import shlex
 import signal
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 OWN = "own"
 """The CLI's own directory, beside the launcher."""
+START_SECONDS = 10.0
+SOON = 0.01
 END_SECONDS = 20.0
 MAX_PRINTED = 1 << 20
 
@@ -90,6 +93,14 @@ class Inside:
             self._handle = os.pidfd_open(first)
             self._namespace = os.open(f"/proc/{first}/ns/pid", os.O_RDONLY)
             self._watch.attach(self._namespace, first)
+
+    async def there(self, launched: asyncio.subprocess.Process) -> None:
+        """Wait for it, though not for long: bubblewrap that is killed just before it says which process is the first
+        leaves that behind, waiting for its word."""
+        end = time.monotonic() + START_SECONDS
+        while self._handle < 0 and launched.returncode is None and time.monotonic() < end:
+            self.seize()
+            await asyncio.sleep(SOON)
 
     async def look(self, *, patient: bool = False) -> None:
         """Look once at what the sandbox uses; raises what it must end for."""
@@ -212,16 +223,19 @@ async def run(
     """Run a program in a sandbox of its own to its end. TemporaryError after `timeout` seconds, and when it prints more
     than a program of ours would (it is killed); PermanentError when it takes more than the policy allows."""
     place = Path(tempfile.mkdtemp(prefix="program-"))
-    held = process = None
+    held = starting = None
     try:
         held = launch(place, policy, command)
-        process = await asyncio.create_subprocess_exec(
-            held.launcher,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment,
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                held.launcher,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=environment,
+            )
         )
+        process = await asyncio.shield(starting)  # cancelled half-way, it would be nobody's
         async with asyncio.timeout(timeout):
             output, errors = await asyncio.gather(_capped(process.stdout), _capped(process.stderr))
             await process.wait()
@@ -229,11 +243,18 @@ async def run(
     except TimeoutError as error:
         raise TemporaryError(f"{command[0]} took longer than {timeout:.0f} s in the sandbox") from error
     finally:
-        await whole(_over(place, held, process))
+        await whole(_over(place, held, starting))
     return Finished(process.returncode or 0, output.decode(errors="replace"), errors.decode(errors="replace"))
 
 
-async def _over(place: Path, held: Inside | None, process: asyncio.subprocess.Process | None) -> None:
+async def _over(
+    place: Path, held: Inside | None, starting: "asyncio.Future[asyncio.subprocess.Process] | None"
+) -> None:
+    if starting:
+        await asyncio.wait({starting})
+    process = starting.result() if starting and not starting.exception() else None
+    if held and process:
+        await held.there(process)
     if held:
         await held.end()
     if process and process.returncode is None:
