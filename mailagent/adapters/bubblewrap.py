@@ -187,7 +187,7 @@ def launch(place: Path, policy: Policy, command: Sequence[str] = ()) -> Inside:
         program = f'{CLI} "$@"'
     write_etc(place / "etc")
     sandbox = shlex.join([*arguments(policy, str(place / "etc")), "--json-status-fd", "9"])
-    program = f"{shlex.join(bounds(policy.limits))} {program}"
+    program = f"{shlex.join(bounds(policy))} {program}"
     start = _on_gvisor if policy.host.runsc else _on_this_kernel
     lines += [*held.enter(), "exec 9>status", *start(place, policy, sandbox, directory, program)]
     held.launcher.write_text("\n".join(lines) + "\n")

@@ -42,6 +42,8 @@ LOOK_SECONDS = 1.0
 READ_BYTES = 1 << 18
 SETTLE_SECONDS = 2.0
 SMALL = 1 << 20
+BYTES_PER_TOKEN = 4
+"""Of usual text."""
 
 
 @dataclass(slots=True)
@@ -203,9 +205,10 @@ class _Line:
         gateway, admitted = self._gateway, await self._admitted(request)
         part.keep(len(admitted.data))
         tokens = most(admitted.reads, admitted.writes, gateway.prices)
+        usual = Tokens(input=len(admitted.data) // BYTES_PER_TOKEN)
         body = Body(admitted.data, lambda: part.keep(0))
         del admitted
-        entry = Entry(uuid4().hex, self._payer.job, self._payer.thread, gateway.model.name, tokens)
+        entry = Entry(uuid4().hex, self._payer.job, self._payer.thread, gateway.model.name, tokens, usual)
         try:
             full = await gateway.charges.charge(entry.id, self._accounts, tokens.spend(gateway.prices))
         except TemporaryError as error:

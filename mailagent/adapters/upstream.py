@@ -25,19 +25,21 @@ PASSED_BACK = ("content-type", "request-id", "retry-after", "x-should-retry")
 UNASKED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
 """There was no connection that a request could have gone through."""
 CONNECT_SECONDS = 20.0
+SOON_MS = 10_000
 PIECE = 1 << 18
 
 
 @dataclass(slots=True)
 class Entry:
     """One request as the audit trail has it: nothing of the mail is in it. `tokens` are the most that it may use, until
-    it is known what it did use."""
+    it is known what it did use; `usual` is what one like it reads."""
 
     id: str
     job: str
     thread: str
     model: str
     tokens: Tokens
+    usual: Tokens
     status: int = 0
     upstream_id: str = ""
     error: str = ""
@@ -53,7 +55,14 @@ class Entry:
     def write(self) -> None:
         """Into the log, as one JSON object."""
         self.total_ms = self.elapsed()
-        audit.info("%s", json.dumps({name: value for name, value in asdict(self).items() if name != "began"}))
+        told = {name: value for name, value in asdict(self).items() if name not in ("began", "usual")}
+        audit.info("%s", json.dumps(told))
+
+    def failed(self) -> None:
+        """The server broke it off. One that is out of order does so soon, and for nothing: many tries may not use up
+        what the sender may use. Later it may have worked all the time, and be paid."""
+        if self.elapsed() < SOON_MS:
+            self.tokens = self.usual
 
 
 class Body:
@@ -100,14 +109,16 @@ class Upstream:
             async with self._asked(request, body) as upstream:
                 entry.status, entry.upstream_id = upstream.status, upstream.headers.get("request-id", "")
                 if 300 <= upstream.status < 400:  # to where nobody configured
-                    entry.tokens = Tokens()
+                    entry.tokens = entry.usual = Tokens()
                     raise aiohttp.ClientPayloadError(f"a redirection, {upstream.status}")
                 return await _passed_back(request, upstream, entry)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.warning("the model cannot be reached: %s", error or type(error).__name__)
             entry.error = type(error).__name__
-            if isinstance(error, UNASKED):  # else it may have worked all the time, and be paid for
+            if isinstance(error, UNASKED):
                 entry.tokens = Tokens()
+            elif not isinstance(error, TimeoutError):
+                entry.failed()
             return refusal(502, "api_error", "the model cannot be reached")
 
     def _asked(self, request: web.BaseRequest, body: Body) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
@@ -141,6 +152,8 @@ async def _passed_back(request: web.BaseRequest, upstream: aiohttp.ClientRespons
             request.transport.abort()
     finally:
         # What it wrote until it broke off, its size does not tell: thoughts that are not shown are not sent.
+        if tally.failed:
+            entry.failed()
         entry.tokens = tally.tokens(entry.tokens) if upstream.status == 200 else Tokens()
     return response
 

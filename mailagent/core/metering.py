@@ -57,9 +57,11 @@ def most(read: int, written: int, prices: Prices) -> Tokens:
 
 
 class Tally:
-    """Reads the token counts of an answer of the Messages API: server-sent events, or one JSON object."""
+    """Reads the token counts of an answer of the Messages API: server-sent events, or one JSON object. `failed` says
+    that the server broke it off itself, by an error event."""
 
     def __init__(self) -> None:
+        self.failed = False
         self._rest = b""
         self._told = False
         self._seen: dict[str, int] = {}
@@ -68,13 +70,11 @@ class Tally:
         """Take the next bytes."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
-            if line.startswith(b"data:") and b'"usage"' in line:
-                self._read(line[5:])
+            self._line(line)
 
     def tokens(self, otherwise: Tokens) -> Tokens:
         """What the answer used; `otherwise` holds as far as it broke off before it said so."""
-        if self._rest.startswith(b"{"):
-            self._read(self._rest)
+        self._line(self._rest)
         if not self._seen:
             return otherwise
         seen = self._seen.get
@@ -86,6 +86,12 @@ class Tally:
             cache_hour=hour,
             cache_read=seen("cache_read_input_tokens", 0),
         )
+
+    def _line(self, line: bytes) -> None:
+        """An event's data, or all of an answer that is no stream."""
+        self.failed = self.failed or line.rstrip() == b"event: error"
+        if b'"usage"' in line and line.startswith((b"data:", b"{")):
+            self._read(line.removeprefix(b"data:"))
 
     def _read(self, text: bytes) -> None:
         try:

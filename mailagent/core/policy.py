@@ -102,17 +102,19 @@ def arguments(policy: Policy, etc: str) -> list[str]:
     ]
 
 
-def bounds(limits: Limits) -> list[str]:
+def bounds(policy: Policy) -> list[str]:
     """The command that starts every other one in the sandbox, with limits that nothing below it can raise again.
 
     It must run inside: the number of processes, and that of signals, is counted for each user namespace (since Linux
-    5.14), but against the limit that the process had when it made the namespace, too, with all of the daemon's user."""
+    5.14), but against the limit that the process had when it made the namespace, too, with all of the daemon's user.
+    gVisor queues signals itself, and knows no such limit."""
+    limits = policy.limits
     return [
         "/usr/bin/prlimit",
         f"--nproc={limits.processes}",
         f"--fsize={int(limits.disk_bytes * TOOLS_SHARE)}",
         f"--nofile={OPEN_FILES}",
-        f"--sigpending={SIGNALS}",
+        *([] if policy.host.runsc else [f"--sigpending={SIGNALS}"]),
         "--core=0",
         "--",
     ]

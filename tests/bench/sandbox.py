@@ -23,7 +23,7 @@ async def seconds(policy: Policy, place: Path, kind: str) -> float:
     """One start and end of /bin/true; an agent's has filter and limits, a command's those of a command, too."""
     place.mkdir()
     held = bubblewrap.launch(place, policy, ["/bin/true"])
-    text, limits = held.launcher.read_text(), shlex.join(bounds(policy.limits))
+    text, limits = held.launcher.read_text(), shlex.join(bounds(policy))
     if kind == "bare":
         held.launcher.write_text(text.replace("--seccomp 8", "").replace(f"{limits} {LIMITED}", ""))
     elif kind == "an agent's":

@@ -23,12 +23,14 @@ import pytest
 from aiohttp import web
 
 from mailagent.adapters import gateway as module
+from mailagent.adapters import upstream as adapter
+from mailagent.adapters.charges import Charges
 from mailagent.adapters.gateway import Gateway, Meter
 from mailagent.adapters.ledger import RedisLedger
 from mailagent.adapters.redis import connect
 from mailagent.config import Model
-from mailagent.core.errors import ConfigError
-from mailagent.core.quota import Limits, Payer, Spend, Spent
+from mailagent.core.errors import ConfigError, TemporaryError
+from mailagent.core.quota import Limits, Payer, Spend, Spent, accounts
 from mailagent.core.values import JobId, ThreadId
 from mailagent.ports import Ledger
 from tests.fakes.ledger import FakeLedger
@@ -444,7 +446,15 @@ async def test_who_hangs_up_before_the_answer_has_paid_the_most_that_it_may_have
         assert charged.dollars >= (read * 20 + 100 * 50) / 1e6
 
 
-async def test_a_model_that_closes_after_it_was_asked_may_have_worked(short_path: Path) -> None:
+SOON = pytest.mark.parametrize("soon", [True, False])
+
+
+@SOON
+async def test_a_model_that_closes_after_it_was_asked_may_have_worked_unless_it_was_soon(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, soon: bool
+) -> None:
+    monkeypatch.setattr(adapter, "SOON_MS", 60_000 if soon else 0)
+
     async def closes(request: web.Request) -> web.Response:
         assert request.transport is not None
         request.transport.abort()
@@ -453,7 +463,8 @@ async def test_a_model_that_closes_after_it_was_asked_may_have_worked(short_path
     async with Upstream(closes) as upstream, served(upstream.url, short_path / "s") as at:
         assert (await at.post({**ASK, "max_tokens": 77}))[0] == 502
         await at.meter.settled()
-        assert at.meter.output_tokens == 77
+        assert at.meter.output_tokens == (0 if soon else 77)
+        assert at.meter.input_tokens > 0
 
 
 @pytest.mark.parametrize(("dollars", "statuses"), [(0.05, [200] * 4), (0.03, [200, 200, 200, 403]), (0.005, [200])])
@@ -579,6 +590,34 @@ async def test_an_error_of_the_model_passes_with_its_retry_after_and_costs_nothi
         assert await spent(at.ledger) == Spent(requests=1)
 
 
+async def test_a_request_that_is_cancelled_while_it_is_charged_costs_nothing() -> None:
+    """The ledger has charged it by then, or the answer that says so is lost."""
+
+    class Slow(FakeLedger):
+        fails = False
+
+        async def charge(self, *charged: Any) -> Any:
+            full = await super().charge(*charged)
+            await asyncio.sleep(0)
+            if self.fails:
+                raise TemporaryError("the answer was lost")
+            return full
+
+    ledger, all_of_it = Slow(), accounts(PAYER, Limits())
+    charges = Charges(ledger)
+    charging = asyncio.create_task(charges.charge("one", all_of_it, Spend(1, 1000, 1.0)))
+    await asyncio.sleep(0)
+    charging.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await charging
+    ledger.fails = True
+    with pytest.raises(TemporaryError):
+        await charges.charge("two", all_of_it, Spend(1, 1000, 1.0))
+    ledger.fails = False
+    assert await charges.charge("three", all_of_it, Spend(1, 10, 0.1)) is None
+    assert (await spent(ledger)).tokens == 10
+
+
 async def test_a_redirection_is_not_followed(short_path: Path) -> None:
     async def elsewhere(_: web.Request) -> web.Response:
         return web.Response(status=303, headers={"location": "/v1/elsewhere"})
@@ -630,14 +669,19 @@ async def test_an_answer_that_breaks_off_does_not_look_whole_and_costs_all_that_
         assert (at.meter.input_tokens, at.meter.output_tokens) == (3, 7777)
 
 
-async def test_an_answer_that_does_not_say_what_it_was_costs_all_that_it_might(short_path: Path) -> None:
+@SOON
+async def test_an_answer_that_the_server_breaks_off_costs_all_that_it_might_unless_it_was_soon(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, soon: bool
+) -> None:
+    monkeypatch.setattr(adapter, "SOON_MS", 60_000 if soon else 0)
+
     async def failed(request: web.Request) -> web.StreamResponse:
         return await events(request, started(input_tokens=3), PING, {"type": "error"})
 
     async with Upstream(failed) as upstream, served(upstream.url, short_path / "s") as at:
         assert (await at.post(HIDDEN))[0] == 200
         await at.meter.settled()
-        assert (at.meter.input_tokens, at.meter.output_tokens) == (3, 7777)
+        assert (at.meter.input_tokens, at.meter.output_tokens) == (3, 0 if soon else 7777)
 
 
 async def test_an_answer_that_is_not_read_to_its_end_costs_all_that_it_might(short_path: Path) -> None:

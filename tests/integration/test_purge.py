@@ -65,6 +65,7 @@ class House:
         )
         await transcript.append({"project_key": "-srv", "session_id": session_id(thread)}, [entry("1")])
         await self.spaces.snapshot(workspace)
+        self.spaces.close(thread)
         ledger, one = RedisLedger(self.client), Spend(1, 1, 1.0)
         await ledger.charge(job.id, [Account("thread", thread, one)], one, 0.0)
         await ledger.settle(job.id, one)

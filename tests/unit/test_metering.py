@@ -73,3 +73,9 @@ def test_no_answer_costs_more_than_the_most(prices: Prices, read: list[int]) -> 
     ceiling = most(tokens.read, 7, prices).spend(prices)
     assert ceiling.tokens == tokens.spend(prices).tokens
     assert ceiling.dollars >= tokens.spend(prices).dollars * (1 - 1e-9)
+
+
+@given(st.integers(0, 40))
+def test_an_answer_that_is_no_stream_may_end_its_line(cut: int) -> None:
+    answer = json.dumps({"type": "message", "usage": {"input_tokens": 5, "output_tokens": 6}}).encode() + b"\n"
+    assert read(answer[:cut], answer[cut:]) == read(answer[:-1]) == Tokens(input=5, output=6)

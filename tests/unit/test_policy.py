@@ -1,6 +1,7 @@
 """The sandbox's arguments: what must be there is there, and the host's environment and paths are not."""
 
 import itertools
+from dataclasses import replace
 
 from mailagent.core.policy import Host, Limits, Policy, arguments, bounds, control, environment
 
@@ -69,7 +70,12 @@ def test_a_sandbox_without_a_model_has_no_socket() -> None:
 
 def test_commands_of_the_agent_may_take_less_than_the_whole() -> None:
     assert environment(POLICY)["TOOL_LIMITS"] == "-d 786432 -u 150 -t 90"
-    assert {"--nproc=200", "--fsize=2359296"} <= set(bounds(LIMITS))
+    assert {"--nproc=200", "--fsize=2359296"} <= set(bounds(POLICY))
+
+
+def test_gvisor_is_asked_for_no_limit_that_it_does_not_know() -> None:
+    here, there = (set(bounds(replace(POLICY, host=replace(HOST, runsc=runsc)))) for runsc in ("", "/x/runsc"))
+    assert here - there == {"--sigpending=1024"}
 
 
 def test_a_control_group_never_swaps() -> None:
