@@ -130,7 +130,7 @@ class Inside:
             await self._group.end()
             self._group = None
         if isinstance(self.failure, PermanentError):
-            await remove(*(Path(self._policy.workspace, name) for name in ("work", "out")))
+            await clear(*(Path(self._policy.workspace, name) for name in ("work", "out")))
         if isinstance(ended, Exception):
             raise ended
 
@@ -253,18 +253,20 @@ async def _over(
     if starting:
         await asyncio.wait({starting})
     process = starting.result() if starting and not starting.exception() else None
-    if held and process:
-        await held.there(process)
-    if held:
-        await held.end()
-    if process and process.returncode is None:
-        process.kill()
-        await process.wait()
-    await remove(place)
+    try:
+        if held and process:
+            await held.there(process)
+        if held:
+            await held.end()
+    finally:
+        if process and process.returncode is None:
+            process.kill()
+            await process.wait()
+        await clear(place)
 
 
-async def remove(*paths: Path) -> None:
-    """Remove what code in a sandbox wrote."""
+async def clear(*paths: Path) -> None:
+    """Remove what code in a sandbox wrote; what cannot be removed is told in the log."""
     for path in paths:
         try:
             await asyncio.to_thread(trees.remove, path)

@@ -1,6 +1,7 @@
 """Control groups (cgroup v2): one for each sandbox, in the subtree that the service manager handed to us, if it did."""
 
 import asyncio
+import logging
 import os
 import shlex
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ OURS = "main"
 NEEDED = ("memory", "pids")
 WANTED = ("memory", "pids", "cpu")
 TICK = 0.01
+END_SECONDS = 20.0
+
+log = logging.getLogger(__name__)
 
 
 def delegated() -> Path | None:
@@ -90,13 +94,19 @@ class Group:
 
     def killed(self) -> int:
         """How many processes the kernel killed here for want of memory."""
-        words = (self.path / "memory.events").read_text().split()
-        return int(words[words.index("oom_kill") + 1])
+        with suppress(FileNotFoundError):
+            words = (self.path / "memory.events").read_text().split()
+            return int(words[words.index("oom_kill") + 1])
+        return 0
 
     async def end(self) -> None:
-        """Kill whatever is in it, at one blow, and remove it once it is empty."""
+        """Kill whatever is in it, at one blow, and remove it once it is empty. What hangs in the kernel stays."""
         with suppress(FileNotFoundError):  # another daemon, started in the same subtree, removed it while it was empty
             (self.path / "cgroup.kill").write_text("1")
-            while "populated 1" in (self.path / "cgroup.events").read_text():  # noqa: ASYNC110
-                await asyncio.sleep(TICK)
-            self.path.rmdir()
+            try:
+                async with asyncio.timeout(END_SECONDS):
+                    while "populated 1" in (self.path / "cgroup.events").read_text():  # noqa: ASYNC110
+                        await asyncio.sleep(TICK)
+                self.path.rmdir()
+            except TimeoutError:
+                log.error("%s: a process in it cannot be killed", self.path)

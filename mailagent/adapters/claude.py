@@ -26,7 +26,7 @@ from claude_agent_sdk import (
 )
 
 from mailagent import config
-from mailagent.adapters.bubblewrap import remove
+from mailagent.adapters.bubblewrap import clear
 from mailagent.adapters.endings import whole
 from mailagent.adapters.gateway import Gateway, Meter
 from mailagent.adapters.host import limits
@@ -54,7 +54,7 @@ PROFILE_SECONDS = 120.0
 START_SECONDS = 30.0
 INTERRUPT_SECONDS = 5.0
 CLOSE_SECONDS = 30.0
-"""The SDK gives the CLI 15 s to end, but what is to be stored any time."""
+"""The SDK gives the CLI 15 s to end, but what is to be stored any time; and a checkpoint in the middle is no loss."""
 MAX_LINE = 8 << 20
 """Bytes of a line that the CLI says; as a value it takes up to 24 times as much. An image has 1.4 MB at most there; an
 edit tells the whole file as it was before."""
@@ -105,13 +105,15 @@ class ClaudeAgent:
         known = await self._transcripts.exists(WORKSPACE, session)
         place = Path(tempfile.mkdtemp(prefix="session-"))
         ending = AsyncExitStack()
-        ending.push_async_callback(remove, place)
+        ending.push_async_callback(clear, place)
         try:
             socket = self._settings.runtime_dir / f"{secrets.token_hex(6)}.sock"
             meter = await whole(ending.enter_async_context(self._gateway.listen(socket, payer)))
             policy = self._policy(Path(workspace.path), socket)
             options = self._options(session, store, place, known=known, skills=skills or SKILLS)
-            writing = HookMatcher(matcher="|".join(WRITING), hooks=[_Keeper(self._workspaces, workspace, store).keep])
+            keeper = _Keeper(self._workspaces, workspace, store)
+            ending.push_async_callback(keeper.end)
+            writing = HookMatcher(matcher="|".join(WRITING), hooks=[keeper.keep])
             options.hooks = {"PostToolUse": [writing], "PostToolUseFailure": [writing]}
             client = ClaudeSDKClient(options)
             inside = self._sandbox.launch(place, policy)
@@ -191,6 +193,12 @@ class _Keeper:
             async with self._asking, self._alone:
                 await self._look(tool_use or "")
         return {}
+
+    async def end(self) -> None:
+        """What is being kept is kept or given up: nothing is noted of the workspace when the turn is over."""
+        if self._keeping:
+            await asyncio.wait({self._keeping}, timeout=CLOSE_SECONDS)
+            self._keeping.cancel()
 
     async def _look(self, tool_use: str) -> None:
         """What changed is stored while the model thinks, unless it is too much to hold until then."""

@@ -177,7 +177,8 @@ def _look(root: Path, room: int) -> tuple[dict[str, os.stat_result], tuple[Folde
             files[path] = info
             room -= info.st_size
     if beyond:
-        log.warning("%s: %d files are too large for a checkpoint, such as %r", root, len(beyond), beyond[0][:NAMED])
+        found = f"{len(beyond)} files are too large for a checkpoint, or too many"
+        log.warning("%s: %s, such as %r", root, found, beyond[0][:NAMED])
     return files, tuple(folders)
 
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 DEEPEST = 100
-"""Directories within directories: no analysis needs more, and each is a handle while it is gone through."""
+"""Directories within directories: no analysis needs more, and each is two handles while it is gone through."""
 LONGEST = 3000
 """Bytes of a path below the tree: with where that lies, no more than a path can have."""
 

@@ -76,7 +76,6 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "open_by_handle_at": (304, 265),
     "fanotify_init": (300, 262),
     # Parts of the kernel that were exploited again and again, and that data analysis does not need
-    "io_setup": (206, 0),
     "perf_event_open": (298, 241),
     "bpf": (321, 280),
     "userfaultfd": (323, 282),
@@ -113,6 +112,8 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "msgget": (68, 186),
     "semget": (64, 190),
     "vmsplice": (278, 75),
+    # Asynchronous IO is counted for the whole machine: one sandbox could take all that there is
+    "io_setup": (206, 0),
     # Judged by their arguments
     "clone": (56, 220),
     "clone3": (435, 435),
