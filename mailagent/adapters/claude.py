@@ -375,7 +375,10 @@ async def _close(client: ClaudeSDKClient, connecting: "asyncio.Task[None]") -> N
         await asyncio.wait({connecting}, timeout=START_SECONDS)
     elif not connecting.cancelled() and connecting.exception():
         log.info("the agent's process did not start: %s", connecting.exception())
+    process = getattr(getattr(client, "_transport", None), "_process", None)
     with suppress(TemporaryError, TimeoutError):
         async with asyncio.timeout(CLOSE_SECONDS):
             with _sdk_errors():
                 await client.disconnect()
+                if process:  # the SDK leaves a pipe that it did not read to its end to the garbage collector
+                    await process.aclose()
