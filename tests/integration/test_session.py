@@ -277,7 +277,8 @@ async def test_a_giant_entry_ends_its_turn_and_the_thread_goes_on(short_path: Pa
     frame = json.dumps({"type": "transcript_mirror", "filePath": "PATH", "entries": [{"uuid": "x", "a": "VALUES"}]})
     make = f"""frame = {frame!r}.replace("PATH", sys.argv[1]).replace('"VALUES"', str([{{}}] * 500_000))"""
     say = "open(sys.argv[2], 'w').write(f'\\n{frame}\\n')"
-    giant = f'python3 - "{path}" /proc/$CLAUDE_PID/fd/1 <<"END"\nimport sys\n{make}\n{say}\nEND'
+    giant = f'python3 - "{path}" /proc/$CLAUDE_PID/fd/1 <<"END"\nimport sys\n{make}\n{say}\nEND\n'
+    giant = f"kill -STOP $CLAUDE_PID; {giant}kill -CONT $CLAUDE_PID"  # else it may speak in between
     async with desk(short_path, [text("one"), bash(giant), text("lost"), text("after")]) as at:
         await at.turn("first")
         with pytest.raises(PermanentError, match="more room"):
