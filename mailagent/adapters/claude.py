@@ -15,6 +15,7 @@ from claude_agent_sdk import (
     AssistantMessage,
     ClaudeAgentOptions,
     ClaudeSDKClient,
+    HookCallback,
     HookContext,
     HookInput,
     HookJSONOutput,
@@ -30,16 +31,16 @@ from mailagent.adapters.bubblewrap import clear
 from mailagent.adapters.endings import whole
 from mailagent.adapters.gateway import Gateway, Meter
 from mailagent.adapters.host import limits
+from mailagent.adapters.keeper import Keeper
 from mailagent.adapters.profile import UNREADABLE, read_profile
 from mailagent.adapters.sandbox import Held, Sandbox
-from mailagent.adapters.snapshots import Look
-from mailagent.adapters.transcripts import Keeping, OneTranscript, RedisTranscripts
+from mailagent.adapters.transcripts import OneTranscript, RedisTranscripts
 from mailagent.adapters.workspaces import DiskWorkspaces
 from mailagent.core.errors import PermanentError, TemporaryError
 from mailagent.core.job import session_id
 from mailagent.core.policy import PLUGIN, PROFILE_SCRIPT, SKILLS, WORKSPACE, Host, Policy
 from mailagent.core.quota import Payer
-from mailagent.core.values import BlobId, Outcome, Profile, SessionId, Turn, Usage
+from mailagent.core.values import Outcome, Profile, SessionId, Turn, Usage
 from mailagent.ports import Workspace
 
 log = logging.getLogger(__name__)
@@ -54,16 +55,13 @@ PROFILE_SECONDS = 120.0
 START_SECONDS = 30.0
 INTERRUPT_SECONDS = 5.0
 CLOSE_SECONDS = 30.0
-"""The SDK gives the CLI 15 s to end, but what is to be stored any time; and a checkpoint in the middle is no loss."""
+"""The SDK gives the CLI 15 s to end, but what is to be stored any time."""
 MAX_LINE = 8 << 20
 """Bytes of a line that the CLI says; as a value it takes up to 24 times as much. An image has 1.4 MB at most there; an
 edit tells the whole file as it was before."""
 
 MAX_REASON = 500
 """Characters of why a turn failed that are told on: code inside can give a reason as long as a line."""
-
-MAX_LOOKS = 1000
-"""Looks at the workspace in one session: more tools than that are not used in a turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +109,9 @@ class ClaudeAgent:
             meter = await whole(ending.enter_async_context(self._gateway.listen(socket, payer)))
             policy = self._policy(Path(workspace.path), socket)
             options = self._options(session, store, place, known=known, skills=skills or SKILLS)
-            keeper = _Keeper(self._workspaces, workspace, store)
+            keeper = Keeper(self._workspaces, workspace, store)
             ending.push_async_callback(keeper.end)
-            writing = HookMatcher(matcher="|".join(WRITING), hooks=[keeper.keep])
+            writing = HookMatcher(matcher="|".join(WRITING), hooks=[_keeping(keeper)])
             options.hooks = {"PostToolUse": [writing], "PostToolUseFailure": [writing]}
             client = ClaudeSDKClient(options)
             inside = self._sandbox.launch(place, policy)
@@ -169,58 +167,6 @@ class ClaudeAgent:
             max_buffer_size=MAX_LINE,
             stderr=_note,
         )
-
-
-class _Keeper:
-    """Keeps a session's workspace after each tool that may have written files.
-
-    Code inside can ask for that too, in the CLI's name, and a look at the files is held in memory until they are kept:
-    so there is one at a time, and while one waits for it, nobody else does."""
-
-    def __init__(self, workspaces: DiskWorkspaces, workspace: Workspace, store: OneTranscript) -> None:
-        self._workspaces = workspaces
-        self._workspace = workspace
-        self._store = store
-        self._left = MAX_LOOKS
-        self._asking = asyncio.Semaphore(2)
-        self._alone = asyncio.Lock()
-        self._keeping: Keeping | None = None
-
-    async def keep(self, _event: HookInput, tool_use: str | None, _context: HookContext) -> HookJSONOutput:
-        """The hook: the agent goes on when it returns."""
-        if self._left and not self._asking.locked():
-            self._left -= 1
-            async with self._asking, self._alone:
-                await self._look(tool_use or "")
-        return {}
-
-    async def end(self) -> None:
-        """What is being kept is kept or given up: nothing is noted of the workspace when the turn is over."""
-        if self._keeping:
-            await asyncio.wait({self._keeping}, timeout=CLOSE_SECONDS)
-            self._keeping.cancel()
-
-    async def _look(self, tool_use: str) -> None:
-        """What changed is stored while the model thinks, unless it is too much to hold until then."""
-        if self._keeping:
-            await asyncio.wait({self._keeping})
-        try:
-            look = await self._workspaces.look(self._workspace)
-        except TemporaryError as error:
-            log.warning("%s: no checkpoint after a tool: %s", self._workspace.thread, error)
-            return
-        self._keeping = asyncio.create_task(self._kept(look))
-        self._store.belongs(tool_use, self._keeping)
-        if look.late:
-            await asyncio.wait({self._keeping})
-
-    async def _kept(self, look: Look) -> BlobId:
-        """The manifest; "" when it could not be stored: then the checkpoint stays the one before."""
-        try:
-            return await self._workspaces.keep(self._workspace, look)
-        except TemporaryError as error:
-            log.warning("%s: no checkpoint after a tool: %s", self._workspace.thread, error)
-            return BlobId("")
 
 
 class ClaudeSession:
@@ -319,6 +265,15 @@ class ClaudeSession:
         """By the gateway's account: what the CLI says, code in the sandbox can say in its place."""
         meter = self._meter
         return Usage(self._model, meter.requests, meter.input_tokens, meter.output_tokens, meter.dollars)
+
+
+def _keeping(keeper: Keeper) -> HookCallback:
+    async def kept(_event: HookInput, tool_use: str | None, _context: HookContext) -> HookJSONOutput:
+        """The agent goes on when this returns."""
+        await keeper.keep(tool_use or "")
+        return {}
+
+    return kept
 
 
 def _note(line: str) -> None:
