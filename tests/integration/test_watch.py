@@ -137,8 +137,8 @@ async def test_a_process_that_hides_what_it_has_is_killed(short_path: Path) -> N
 
 
 async def test_empty_files_in_memory_count(short_path: Path) -> None:
-    many = "mkdir /tmp/a; cd /tmp/a; python3 -c 'for n in range(400_000): open(str(n), \"w\").close()'; exec sleep 60"
-    assert await ended(short_path, many) == watch.TOO_MUCH_MEMORY
+    many = "mkdir /tmp/a; cd /tmp/a; python3 -c 'for n in range(100_000): open(str(n), \"w\").close()'; exec sleep 60"
+    assert await ended(short_path, many, memory_mb=80, tmp_mb=5) == watch.TOO_MUCH_MEMORY
 
 
 async def test_files_in_memory_count(short_path: Path) -> None:
