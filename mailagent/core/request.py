@@ -56,6 +56,8 @@ WITHIN = frozenset(
 )
 """What there is within a block."""
 
+KNOWN = BLOCKS | CHANGES | WITHIN
+
 INLINE = ("base64", "text", "content")
 """Sources of content that stand in the request; others (a URL, a file) the model's server would fetch itself."""
 
@@ -105,13 +107,7 @@ class Admitted:
 def admit(raw: bytes | bytearray, model: str, max_tokens: int, context_tokens: int) -> Admitted:
     """The request as it may leave: for this model, with at most so many tokens to write, and without the tools that the
     model's server would run itself (web search, web fetch, remote MCP). Raises NotAdmittedError."""
-    body = _judged(_parsed(raw), model)
-    writes = min(body["max_tokens"], max_tokens)
-    data = to_json({**body, "max_tokens": writes})
-    return Admitted(data, min(_most_read(body, len(data)), context_tokens), writes)
-
-
-def _judged(body: object, model: str) -> dict[str, Any]:
+    body = _parsed(raw)
     if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
         raise NotAdmittedError("not a Messages API request")
     if body.get("model") != model:
@@ -119,8 +115,17 @@ def _judged(body: object, model: str) -> dict[str, Any]:
     for message in body["messages"]:
         if not isinstance(message, dict) or not message.keys() <= MESSAGE:
             raise NotAdmittedError(f"a message may have {', '.join(sorted(MESSAGE))}, and nothing else")
-    for each in _objects(_contents(body)):
+    contents = list(_objects([body.get("system"), *(message.get("content") for message in body["messages"])]))
+    for each in contents:
         _check(each)
+    kept = _kept(body)
+    writes = min(kept["max_tokens"], max_tokens)
+    data = to_json({**kept, "max_tokens": writes})
+    return Admitted(data, min(_most_read(contents, len(data)), context_tokens), writes)
+
+
+def _kept(body: dict[str, Any]) -> dict[str, Any]:
+    """Of its fields those that are known, and in them what is."""
     kept = {name: body[name] for name in FIELDS if name in body}
     if "tools" in kept:
         kept["tools"] = _own_tools(kept["tools"])
@@ -144,8 +149,8 @@ def betas(header: str) -> str:
 
 
 def _parsed(raw: bytes | bytearray) -> object:
-    nested = sum(map(raw.count, (b"[", b"{"))) if len(raw) > MAX_NESTED else 0
-    if nested > MAX_NESTED or nested + raw.count(b",") > MAX_VALUES:
+    nested = raw.count(b"[") + raw.count(b"{") if len(raw) > MAX_NESTED * len("{},") else 0
+    if nested > MAX_NESTED or (len(raw) > MAX_VALUES and nested + raw.count(b",") > MAX_VALUES):
         raise NotAdmittedError("the request has too many parts", 413, "request_too_large")
     try:
         return from_json(raw)
@@ -153,8 +158,8 @@ def _parsed(raw: bytes | bytearray) -> object:
         raise NotAdmittedError("the request is not JSON") from error
 
 
-def _most_read(body: dict[str, Any], size: int) -> int:
-    """The most tokens that a request of so many bytes may be.
+def _most_read(contents: Iterable[dict[str, Any]], size: int) -> int:
+    """The most tokens that a request of so many bytes with these contents may be.
 
     A token of text is a byte at least. Usual text has four to a token, but code can write some that has one, so a
     smaller figure would be an estimate, and no bound; that a request seems to cost four times too much until its answer
@@ -162,7 +167,7 @@ def _most_read(body: dict[str, Any], size: int) -> int:
     be as large as there are, and those of a chart would be more than the model can read. A document may have any number
     of pages: it counts as all that the model can read, which bounds the whole anyway."""
     tokens = size + EXTRA_TOKENS
-    for each in _objects(_contents(body)):
+    for each in contents:
         source = each.get("source")
         if isinstance(source, dict) and source.get("type") == "base64":
             if each.get("type") != "image":
@@ -185,15 +190,11 @@ def _own_edits(management: object) -> list[dict[str, Any]]:
     return [edit for edit in listed if isinstance(edit, dict) and str(edit.get("type")).startswith("clear_")]
 
 
-def _contents(body: dict[str, Any]) -> list[object]:
-    return [body.get("system"), *(message.get("content") for message in body["messages"])]
-
-
 def _check(each: dict[str, Any]) -> None:
     """Raises NotAdmittedError for what the model's server would have to fetch or run something to read, and for what is
     not known to be different."""
     kind, source = each.get("type", "text"), each.get("source")
-    if not isinstance(kind, str) or kind not in BLOCKS | CHANGES | WITHIN:
+    if not isinstance(kind, str) or kind not in KNOWN:
         raise NotAdmittedError(f"content of the type {kind!r:.60} is not allowed")
     if isinstance(source, list) or (isinstance(source, dict) and source.get("type") not in INLINE):
         raise NotAdmittedError("content from elsewhere is not allowed")
@@ -214,9 +215,10 @@ def _objects(value: object, apart: Mapping[str, str] = APART) -> Iterator[dict[s
     waiting = [value]
     while waiting:
         each = waiting.pop()
-        inner: Iterable[object] = each if isinstance(each, list) else ()
         if isinstance(each, dict):
             yield each
-            other = apart.get(str(each.get("type")))
-            inner = (part for name, part in each.items() if name != other)
-        waiting += [part for part in inner if isinstance(part, dict | list)]
+            kind = each.get("type")
+            other = apart.get(kind) if isinstance(kind, str) else None
+            waiting += [part for name, part in each.items() if isinstance(part, dict | list) and name != other]
+        elif isinstance(each, list):
+            waiting += [part for part in each if isinstance(part, dict | list)]
