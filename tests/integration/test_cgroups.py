@@ -114,6 +114,18 @@ async def test_a_group_that_is_gone_has_ended(tmp_path: Path) -> None:
     await cgroups.Group(tmp_path, "gone").end()
 
 
+async def test_a_group_that_cannot_be_emptied_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cgroups, "END_SECONDS", 0.05)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "cgroup.events").write_text("populated 1\nfrozen 0\n")
+    await cgroups.Group(tmp_path, "one").end()
+    assert (tmp_path / "one" / "cgroup.kill").read_text() == "1"
+    assert "cannot be killed" in caplog.text
+    assert cgroups.Group(tmp_path, "gone").killed() == 0
+
+
 def test_a_process_that_ends_meanwhile_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*_: object) -> int:
         raise ProcessLookupError

@@ -446,15 +446,16 @@ async def test_who_hangs_up_before_the_answer_has_paid_the_most_that_it_may_have
         assert charged.dollars >= (read * 20 + 100 * 50) / 1e6
 
 
-SOON = pytest.mark.parametrize("soon", [True, False])
+@pytest.fixture(params=[True, False], ids=["soon", "late"])
+def soon(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether what a server does is done soon."""
+    monkeypatch.setattr(adapter, "SOON_MS", 60_000 if request.param else 0)
+    return bool(request.param)
 
 
-@SOON
 async def test_a_model_that_closes_after_it_was_asked_may_have_worked_unless_it_was_soon(
-    short_path: Path, monkeypatch: pytest.MonkeyPatch, soon: bool
+    short_path: Path, soon: bool
 ) -> None:
-    monkeypatch.setattr(adapter, "SOON_MS", 60_000 if soon else 0)
-
     async def closes(request: web.Request) -> web.Response:
         assert request.transport is not None
         request.transport.abort()
@@ -669,12 +670,9 @@ async def test_an_answer_that_breaks_off_does_not_look_whole_and_costs_all_that_
         assert (at.meter.input_tokens, at.meter.output_tokens) == (3, 7777)
 
 
-@SOON
 async def test_an_answer_that_the_server_breaks_off_costs_all_that_it_might_unless_it_was_soon(
-    short_path: Path, monkeypatch: pytest.MonkeyPatch, soon: bool
+    short_path: Path, soon: bool
 ) -> None:
-    monkeypatch.setattr(adapter, "SOON_MS", 60_000 if soon else 0)
-
     async def failed(request: web.Request) -> web.StreamResponse:
         return await events(request, started(input_tokens=3), PING, {"type": "error"})
 
